@@ -372,7 +372,7 @@ def _warn_of_unread_variables(kinds: Sequence[type[BaseSettings]]) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in old}
     for name, similar in unread_variables(environment, prefix, fields):
         hint = f"did you mean {similar}?" if similar else f"{program} --help lists the settings"
-        write_text(sys.stderr, f"{program}: warning: {name} is no setting and is ignored: {hint}\n")
+        write_text(sys.stderr, f"{program}: warning: {name} is not a setting and is ignored: {hint}\n")
 
 
 def _split_folders(value: str) -> list[str]:

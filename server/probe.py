@@ -27,7 +27,7 @@ _PREFIX = "swiftrec probe: "  # of the error message of the child process, see s
 class ProbeSettings(ServerSettings):
     """Load and warm up a bundle as the server would, without opening a port: exit code 0, or 2 with the reason.
 
-    Takes the flags and variables of swiftrec serve, so that a bundle can be tried with the settings that will serve it.
+    Has the flags and variables of swiftrec serve, so that a bundle is tried with the settings that will serve it.
     """
 
     model_config = SettingsConfigDict(cli_prog_name="swiftrec probe")

@@ -18,7 +18,8 @@ class Readiness:
 
     def __init__(self, services: Iterable[str], has_bundle: Callable[[], bool]) -> None:
         self._names, self._has_bundle = ("", *services), has_bundle
-        # By default it waits, with a lock held, for a thread that may need it: watchers that leave deadlock it.
+        # By default it holds a lock while it waits for a thread that may need that lock: a watcher that leaves would
+        # cause a deadlock.
         self.servicer = health.HealthServicer(experimental_non_blocking=False)
         self._fault, self._is_stopping = "", False
         self.on_fault: Callable[[], object] = lambda: None  # called when the process should be restarted

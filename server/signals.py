@@ -21,7 +21,7 @@ _NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
 
 def on_signals(on_signal: Callable[[], None]) -> None:
-    """Call `on_signal` on each of them, from now on. Once a process, from its main thread."""
+    """Call `on_signal` for each SIGTERM and Ctrl-C from now on; use once per process, in its main thread."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)

@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(params=["grpc.server", "grpc.aio"])
 def each_front(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test with servers of its own runs with each adapter."""
+    """Runs a test that starts its servers itself with each adapter."""
     if request.param == "grpc.aio":
         monkeypatch.setattr(grpc_adapter, "_private", None)
 

@@ -31,6 +31,6 @@ def resident_peak_of(call: Callable[[], object]) -> int:
 
 
 def _status_bytes(name: str) -> int:
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-    assert found
-    return 1_024 * int(found[1])
+    match = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    assert match
+    return 1_024 * int(match[1])

@@ -1,4 +1,4 @@
-"""What runs models in a process of its own has one thread for BLAS, as the server has."""
+"""Commands that run models in a separate process give BLAS one thread, as the server does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from swiftrec.benchmarks.floor import FloorSettings
 
 def blas_threads(*_settings: object) -> int:
     """The most that a library may take."""
-    return max(int(one["num_threads"]) for one in threadpool_info() if one["user_api"] == "blas")
+    return max(int(library["num_threads"]) for library in threadpool_info() if library["user_api"] == "blas")
 
 
 def test_measuring_tools_have_one_thread_for_blas(monkeypatch: pytest.MonkeyPatch) -> None:

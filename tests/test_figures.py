@@ -1,4 +1,4 @@
-"""The figures that the project promises, from the bundle's own record and from a server in a process of its own."""
+"""The figures that the project promises, from the bundle's record and from a server in a separate process."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ def _gates_of_a_graph(variant: Variant) -> set[str]:
 def test_report_is_one_command(bundle: Bundle) -> None:
     command = [sys.executable, "-m", "swiftrec.export", "report", "--preset", "quick", "--json"]
     printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    found = json.loads(printed)
-    assert {row["name"] for row in found["variants"]} == set(bundle.manifest.variants)
-    assert sum(row["default"] and row["device"] == "cpu" for row in found["variants"]) == 1
+    report = json.loads(printed)
+    assert {row["name"] for row in report["variants"]} == set(bundle.manifest.variants)
+    assert sum(row["default"] and row["device"] == "cpu" for row in report["variants"]) == 1
     assert {"popularity", "recent popularity", "item kNN", "EASE", "transitions", "frozen encoder"} <= set(
-        found["baselines"]
+        report["baselines"]
     )
 
 
@@ -85,7 +85,7 @@ def test_triton_repository_lies_beside_the_bundle(bundle: Bundle) -> None:
     for folder in folders:
         config = text_format.Parse((folder / "config.pbtxt").read_text(), config_pb.ModelConfig())
         graph = onnx.load(folder / "1" / "model.onnx")
-        assert {one.domain for one in graph.opset_import} == used_domains(graph)
+        assert {opset.domain for opset in graph.opset_import} == used_domains(graph)
         assert graph.ir_version <= IR_VERSION
         session = open_session(folder / "1" / "model.onnx")
         assert session.inputs == [given.name for given in config.input]

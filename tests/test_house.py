@@ -47,13 +47,13 @@ _PRIVATE_GRPC = re.compile(r"grpc\._(server|cython)|cygrpc")
 
 def imports(source: str) -> set[str]:
     """Every module that a source file imports, wherever the import stands."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-    return found
+            names.add(node.module)
+    return names
 
 
 def forbidden(file: str, source: str) -> set[str]:
@@ -75,8 +75,8 @@ def test_server_imports_follow_the_arrows() -> None:
     wrong = {}
     for path in (ROOT / "server").rglob("*.py"):
         file = str(path.relative_to(ROOT / "server"))
-        if not file.startswith("pb/") and (found := forbidden(file, path.read_text())):
-            wrong[file] = found
+        if not file.startswith("pb/") and (imported := forbidden(file, path.read_text())):
+            wrong[file] = imported
     assert wrong == {}
 
 
@@ -108,8 +108,8 @@ def test_arrow_check_catches_a_wrong_import(file: str, line: str) -> None:
 
 def test_one_file_names_what_grpcio_keeps_private() -> None:
     files = [path for room in ("server", "benchmarks", "export") for path in (ROOT / room).rglob("*.py")]
-    found = {str(path.relative_to(ROOT)) for path in files if _PRIVATE_GRPC.search(path.read_text())}
-    assert found == {"server/front/grpc_adapter.py"}
+    users = {str(path.relative_to(ROOT)) for path in files if _PRIVATE_GRPC.search(path.read_text())}
+    assert users == {"server/front/grpc_adapter.py"}
 
 
 def test_stubs_are_the_contracts(tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ def declared() -> dict[str, Metric]:
     metrics.on_step(Reason.FULL)
     metrics.on_rejected(RejectReason.FULL)
     metrics.bundles = lambda: [bundle]
-    found = list(metrics.registry.collect())
-    return {f"{one.name}_total" if one.type == "counter" else one.name: one for one in found}
+    collected = list(metrics.registry.collect())
+    return {f"{metric.name}_total" if metric.type == "counter" else metric.name: metric for metric in collected}
 
 
 _DECLARED = declared()
@@ -67,12 +67,12 @@ def test_values_of_a_label_are_explained(name: str, words: type[RejectReason] | 
 def unknown_metrics(page: str) -> set[str]:
     """Metrics that a page names and that there are not; a name may be that of a histogram's series, or end with *."""
     used = set(re.findall(r"\b(?:swiftrec|nv|process)_\w+\*?", page))
-    series = {f"{name}{end}" for name, one in _DECLARED.items() if one.type == "histogram" for end in _SERIES}
+    series = {f"{name}{end}" for name, metric in _DECLARED.items() if metric.type == "histogram" for end in _SERIES}
     return {name for name in used - set(_DECLARED) - series if not _is_prefix(name)}
 
 
 def _is_prefix(name: str) -> bool:
-    return name.endswith("*") and any(one.startswith(name.removesuffix("*")) for one in _DECLARED)
+    return name.endswith("*") and any(known.startswith(name.removesuffix("*")) for known in _DECLARED)
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
@@ -81,5 +81,5 @@ def test_pages_name_only_metrics_that_there_are(page: Path) -> None:
 
 
 def test_check_catches_a_metric_that_there_is_not() -> None:
-    page = "`swiftrec_jobs_refused_total`, rate(swiftrec_call_seconds_count[5m]), nv_cache_*, nv_caches_*"
-    assert unknown_metrics(page) == {"swiftrec_jobs_refused_total", "nv_caches_*"}
+    page = "`swiftrec_jobs_lost_total`, rate(swiftrec_call_seconds_count[5m]), nv_cache_*, nv_caches_*"
+    assert unknown_metrics(page) == {"swiftrec_jobs_lost_total", "nv_caches_*"}

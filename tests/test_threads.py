@@ -22,7 +22,7 @@ def test_waiting_for_a_thread_that_lost_its_core_costs_no_cpu_time(tmp_path: Pat
     with busy_loops(len(os.sched_getaffinity(0))):
         chosen, control = (spend(settings, way, WORK[1]).cpu for way in WAITING)
     assert chosen < _FACTOR * alone
-    if usable_cores() > 1:  # one thread waits for nobody
+    if usable_cores() > 1:  # a single thread never waits for another
         assert control > _FACTOR * chosen
 
 

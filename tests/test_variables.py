@@ -74,7 +74,7 @@ def test_misspelt_variable_is_reported_with_the_most_similar_one(
     read_settings(ServerSettings, ["--bundle", "x"], [TuneSettings])
     assert (
         capsys.readouterr().err
-        == f"swiftrec serve: warning: {name} is no setting and is ignored: did you mean {similar}?\n"
+        == f"swiftrec serve: warning: {name} is not a setting and is ignored: did you mean {similar}?\n"
     )
 
 
@@ -83,7 +83,7 @@ def test_variable_similar_to_none_points_to_the_help(
 ) -> None:
     monkeypatch.setenv("SWIFTREC_QQQQQQQQ", "1")
     read_settings(ServerSettings, ["--bundle", "x"])
-    assert "SWIFTREC_QQQQQQQQ is no setting and is ignored: swiftrec serve --help" in capsys.readouterr().err
+    assert "SWIFTREC_QQQQQQQQ is not a setting and is ignored: swiftrec serve --help" in capsys.readouterr().err
 
 
 def test_settings_of_the_program_and_of_other_programs_are_not_reported(
@@ -109,7 +109,7 @@ def test_export_reports_only_variables_with_its_own_prefix(
     read_settings(ExportSettings, [])
     warnings = capsys.readouterr().err
     assert (
-        "swiftrec export: warning: SWIFTREC_EXPORT_EPOCH is no setting and is ignored: did you mean SWIFTREC_EXPORT_"
+        "swiftrec export: warning: SWIFTREC_EXPORT_EPOCH is not a setting and is ignored: did you mean SWIFTREC_EXPORT_"
         in warnings
     )
     assert "PROT " not in warnings

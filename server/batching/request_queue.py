@@ -26,7 +26,7 @@ class QueuedRequest:
         arrival: when it was queued.
         lag_s: delay of its turn after the first request of its batch call, so that other calls do not wait for the
             whole batch.
-        is_entry: whether its call has other requests.
+        is_entry: whether it is one of several requests of its call.
         is_queued: whether it is in the queue.
         is_later: whether its turn had not come at the last `update_later`.
     """

@@ -1,8 +1,8 @@
 """Approximate search for large catalogues: an inverted file (IVF) index with 8-bit codes.
 
 User vectors cover few directions, and differences between items along other directions do not change scores. So vectors
-are projected by the second moment of a sample of users, and only the strongest directions are kept: there few bytes
-distinguish items, and lists of near items have similar scores. Candidates are scored exactly, so that the codes only
+are projected by the second moment of a sample of users, and only the strongest directions are kept. In these, a few
+bytes distinguish two items, and near items have similar scores. Candidates are scored exactly, so that the codes only
 decide which items are candidates. The number of lists to probe is measured on the sample when the index is built.
 """
 
@@ -116,7 +116,7 @@ class ApproximateIndex:
         """The best `k` of the candidates and of the items with boosts.
 
         Few items have a larger product than the first candidate. So another item can only be among the best if its
-        boost is at least the distance of the first candidate's product to the `k` th best score.
+        boost is at least the distance of the first candidate's product to the `k`-th best score.
         """
         products = compare(self._vectors, user, candidates)
         kept = boosts.where(boosts.values > 0)
@@ -165,7 +165,7 @@ class _Scored:
         return _Scored(np.concatenate([self.positions, new]), np.concatenate([self.scores, scores]))
 
     def bar(self, k: int) -> np.float32:
-        """The `k` th best score; minus infinity if there are fewer."""
+        """The `k`-th best score; minus infinity if there are fewer."""
         return np.partition(self.scores, -k)[-k] if 0 < k <= len(self.scores) else np.float32(-np.inf)
 
     def best(self, k: int) -> tuple[Positions, Vector]:

@@ -103,15 +103,15 @@ def _row(number: int, row: Mapping[str, Any]) -> Row:
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"row {number} lacks its query, events or weights") from None
     if query not in QUERIES:
-        raise ValueError(f"row {number} has the query {query!r}, which is none of {', '.join(QUERIES)}")
+        raise ValueError(f"row {number} has the query {query!r}: it must be one of {', '.join(QUERIES)}")
     if type(events) is not int or events < 0:
         raise ValueError(f"row {number} has {events!r} for its number of events")
     if {*weights} != {*SIGNALS}:
         names = ", ".join(sorted({*weights} ^ {*SIGNALS}))
-        raise ValueError(f"row {number} has other weights than those of the signals: {names}")
+        raise ValueError(f"row {number} has missing or unknown weights: {names}")
     for name, value in weights.items():
         if type(value) not in (int, float) or not math.isfinite(value):
-            raise ValueError(f"row {number} has {value!r} for the weight of {name}, which is no finite number")
+            raise ValueError(f"row {number} has {value!r} for the weight of {name}, which is not a finite number")
     return Row(query, events, Weights(**weights))
 
 
@@ -131,11 +131,11 @@ class Blend:
         parts = [_row(number, row) for number, row in enumerate(rows)]
         groups = {(row.query, row.events) for row in parts}
         if len(groups) < len(parts):
-            raise ValueError("two rows are of the same kind of query and number of events")
+            raise ValueError("two rows are for the same kind of query and number of events")
         if parts and not any(query == "none" and events <= 1 for query, events in groups):
-            raise ValueError("no row is of requests with one event and no query")
+            raise ValueError("no row is for requests with one event and no query")
         if parts and not any(query != "none" and not events for query, events in groups):
-            raise ValueError("no row is of requests with a query and no event")
+            raise ValueError("no row is for requests with a query and no event")
         return cls(parts)
 
     def without(self, parts: Collection[str]) -> Blend:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["ITEMS", "VECTORS", "AttributeValues", "Catalogue", "Filter", "IndexMode", "Item", "ScoredItems"]
 
 VECTORS, SENTENCES = "vectors.npy", "sentences.npy"
-EXACT_BELOW = 10_000  # candidates, up to which an exact search is as fast as the index
+EXACT_BELOW = 10_000  # candidates: up to this number an exact search is as fast as the index
 
 IndexMode = Literal["auto", "exact", "approximate"]
 ScoredItems: TypeAlias = "list[tuple[Item, float]]"  # best first, with scores
@@ -86,7 +86,7 @@ class Catalogue:
         try:
             return cls(items, vectors, sentences)
         except (ValueError, TypeError, AttributeError) as error:
-            raise BundleError(f"{folder / ITEMS}: no table of items ({error}): export it again") from None
+            raise BundleError(f"{folder / ITEMS}: not a table of items ({error}): export it again") from None
 
     @property
     def width(self) -> int:
@@ -270,7 +270,7 @@ def _require_table(path: Path, items: ItemTable) -> None:
         for _ in items:
             pass
     except (ValueError, TypeError, AttributeError) as error:
-        raise BundleError(f"{path}: no table of items ({error}): export it again") from None
+        raise BundleError(f"{path}: not a table of items ({error}): export it again") from None
 
 
 def _longest(vectors: NDArray[np.float32]) -> float:

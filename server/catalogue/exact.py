@@ -220,9 +220,9 @@ def _best(positions: Positions | None, scores: Vector, k: int) -> tuple[Position
 
 
 def _least(scores: Vector, k: int) -> Vector:
-    """A tight lower bound of the `k` th largest value of each row of `scores` [..., items].
+    """A tight lower bound of the `k`-th largest value of each row of `scores` [..., items].
 
-    The `k` th largest of the maxima of disjoint parts is such a bound, and needs one pass over the row.
+    The `k`-th largest of the maxima of disjoint parts is such a bound, and needs one pass over the row.
     """
     parts = _PARTS_PER_RESULT * k
     if scores.shape[-1] >= 2 * parts:

@@ -252,7 +252,7 @@ class AttributeIndex:
                 positions = positions[other.contains(positions)]
             return pack(positions, self._items)
         bits = shortest.bits.copy()
-        for other in others:  # which have bits, too, since they are as long
+        for other in others:  # longer lists have bits too
             bits &= other.bits if other.bits is not None else bits
         return bits
 

@@ -60,7 +60,7 @@ class ItemTable(Sequence[Item]):
             with (folder / ITEMS).open("rb") as file:
                 return cls(mmap(file.fileno(), 0, access=ACCESS_READ))
         except (OSError, ValueError) as error:  # ValueError: the file is empty
-            raise BundleError(f"{folder / ITEMS}: no table of items ({error}): export it again") from None
+            raise BundleError(f"{folder / ITEMS}: not a table of items ({error}): export it again") from None
 
     def __len__(self) -> int:
         return len(self._starts) - 1

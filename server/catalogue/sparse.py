@@ -20,7 +20,7 @@ Places: TypeAlias = "NDArray[np.signedinteger[Any]]"
 N = TypeVar("N", bound=np.generic)
 F = TypeVar("F", bound=np.floating[Any])
 
-SWITCH_OVER = 20_000  # items, from which the approximate index is clearly faster (docs/decisions/006)
+SWITCH_OVER = 20_000  # items: from this number the approximate index is clearly faster (docs/decisions/006)
 # With at least one entry for this number of items, counting over all items is faster than sorting the entries. Not used
 # in larger catalogues, where no other step takes time proportional to the number of items.
 _ITEMS_PER_ENTRY = 8

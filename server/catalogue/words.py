@@ -64,7 +64,7 @@ def _plain(letter: str) -> str:
 
 
 def pairs(word: str) -> set[str]:
-    """Pairs of letters one or two positions apart, with the ends of the word marked: most survive a typing error."""
+    """Pairs of letters with at most one letter between them, ends of the word included: most survive a typing error."""
     marked = f"<{word}>"
     return {marked[n] + marked[n + gap] for gap in (1, 2) for n in range(len(marked) - gap)}
 
@@ -204,7 +204,7 @@ class Words:
             if size != required:
                 return f"{name}.npy: its {size} {values} do not fit {required} {rows}"
         if (self.often < np.diff(self.postings.starts)).any():
-            return "often.npy: words have more items in the index than there are"
+            return "often.npy: the index lists more items for a word than have it"
         if len(self.named) and not (self.named.min() >= 0 and self.named.max() < items):
             return f"named.npy: its items do not fit a catalogue of {items}"
         return ""

@@ -147,7 +147,8 @@ class BlockingContext(grpc.ServicerContext):
 async def read(context: AioContext) -> Any:  # noqa: ANN401 (EOF is a constant)
     """The client's next message, or EOF.
 
-    On cancellation, too, a read returns EOF, shortly before gRPC cancels the coroutine; a second read tells them apart.
+    A read also returns EOF on cancellation, shortly before gRPC cancels the coroutine; a second read distinguishes the
+    two cases.
     """
     message = await context.read()
     return await context.read() if message is EOF else message

@@ -74,7 +74,7 @@ class GrpcCall:
 
     Attributes:
         started: when the call arrived, on the monotonic clock.
-        note: data of its method.
+        method_state: data of its method.
     """
 
     __slots__ = (

@@ -224,7 +224,7 @@ def _read_tokens(path: Path) -> list[bytes]:
 def _read_pem(path: Path, flag: str, mark: bytes) -> bytes:
     data = _read(path, flag)
     if mark not in data:
-        raise ConfigError(f"{flag} {path} is no PEM file with a {mark.rstrip(b'-').decode().lower()}: give one")
+        raise ConfigError(f"{flag} {path} is not a PEM file with a {mark.rstrip(b'-').decode().lower()}: give one")
     return data
 
 

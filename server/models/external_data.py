@@ -36,7 +36,7 @@ MESSAGES: dict[str, dict[int, str]] = {
 }
 _OPERATOR_FIELD, _COMPILED = 4, b"EPContext"  # a node of this operator loads a compiled model from another file
 _KEY_FIELD, _VALUE_FIELD, _LOCATION = 1, 2, b"location"
-_VARINT, _BITS_64, _LENGTH, _BITS_32 = 0, 1, 2, 5  # wire types; the others are of groups, which ONNX has none of
+_VARINT, _BITS_64, _LENGTH, _BITS_32 = 0, 1, 2, 5  # wire types; the others are of groups, which ONNX does not use
 _MAX_VARINT_BYTES = 10
 
 

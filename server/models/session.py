@@ -17,7 +17,7 @@ from swiftrec.server.models.device import check_providers, choose_providers
 from swiftrec.server.models.runtime import onnxruntime
 
 _Environment = ctypes.c_char * 32  # fenv_t of Linux on x86-64, glibc and musl alike
-_MXCSR_OFFSET = 28  # of the register in it
+_MXCSR_OFFSET = 28  # of the MXCSR register in it
 _FTZ_DAZ = 0x8040  # flush denormal results (bit 15) and operands (bit 6) to zero
 
 
@@ -90,7 +90,7 @@ def open_session(path: Path, device: str = "cpu", threads: int = 1, /) -> OnnxSe
 
 
 class FlushDenormals:
-    """`with FlushDenormals():` floats below the smallest normal one count as zero in this thread; after it as before.
+    """Context manager: until the end of the block, denormal floats count as zero in this thread.
 
     The softmax of ONNX Runtime's CPU kernels gives a masked position exp(-88.4), a denormal number, and CPUs multiply
     denormals in slow microcode: one padded position makes a whole batch 3 to 6 % slower, 50 % padding up to 22 %

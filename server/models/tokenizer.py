@@ -32,7 +32,9 @@ class Tokenizer:
             BundleError: the file is not a complete tokenizer.
         """
         if (config := path.with_name(_CONFIG)).exists():
-            raise BundleError(f"{config}: overrides {path.name}: load the tokenizer that the export makes of both")
+            raise BundleError(
+                f"{config}: overrides {path.name}: load the tokenizer file that the export writes from both"
+            )
         try:
             backend = Backend.from_file(str(path))
         except Exception as error:

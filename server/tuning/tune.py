@@ -23,7 +23,7 @@ from swiftrec.server.tuning.machine import machine
 from swiftrec.server.tuning.tuned import Trial, Tuned, tuned_path
 
 _BUDGETS = (128, 256, 512, 1_024, 2_048, 4_096)
-_TEXTS, _STEP_TEXTS = 1_920, 64  # encoded repeatedly; those of one step
+_TEXTS, _STEP_TEXTS = 1_920, 64  # texts encoded in one run, and in one step of it
 _TIE_SHARE = 0.98  # of the best throughput counts as equal; then smaller batches win, for their lower latency
 
 

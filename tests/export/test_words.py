@@ -218,7 +218,7 @@ def test_word_with_truncated_postings_keeps_its_frequency(monkeypatch: pytest.Mo
 def test_index_with_a_word_of_more_items_than_the_catalogue_is_refused(words: Words, tmp_path: Path) -> None:
     words.save(tmp_path)
     np.save(tmp_path / "words-often.npy", np.zeros_like(words.often))
-    with pytest.raises(BundleError, match=r"words-often\.npy: words have more items in the index than there are"):
+    with pytest.raises(BundleError, match=r"words-often\.npy: the index lists more items for a word than have it"):
         Words.load(tmp_path, len(_TITLES))
 
 

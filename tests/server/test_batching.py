@@ -262,10 +262,10 @@ def test_batches_cost_least(lengths: list[int], cost: CostModel, jobs: int) -> N
     assert math.isclose(actual, cheapest(sorted(lengths)), rel_tol=1e-9)
 
 
-def test_short_and_long_rows_are_kept_apart_where_padding_costs_more_than_a_batch() -> None:
+def test_short_and_long_rows_are_batched_separately_where_padding_costs_more_than_a_batch() -> None:
     lengths, limits = [4, 100, 4, 100, 5], Limits(tokens=1_000)
-    apart = form_batches(lengths, limits, CostModel(batch_s=2e-4, token_s=1e-5))
-    assert sorted(map(sorted, apart)) == [[0, 2, 4], [1, 3]]
+    separate = form_batches(lengths, limits, CostModel(batch_s=2e-4, token_s=1e-5))
+    assert sorted(map(sorted, separate)) == [[0, 2, 4], [1, 3]]
     assert len(form_batches(lengths, limits, CostModel(batch_s=1.0, token_s=1e-5))) == 1
 
 
@@ -295,10 +295,10 @@ def test_nothing_makes_no_batch() -> None:
 
 @given(st.floats(1e-5, 1e-2), st.floats(0, 1e-4), st.floats(1e-7, 1e-4), st.floats(0, 1e-7), st.floats(0, 1e-8))
 def test_cost_model_finds_the_terms_that_made_its_seeds(
-    batch: float, row: float, token: float, pair: float, crowd: float
+    batch: float, row: float, token: float, pair: float, pressure: float
 ) -> None:
     def true(jobs: int, length: int) -> float:
-        return batch + jobs * (row + token * length + pair * length**2) + crowd * (jobs * length) ** 2
+        return batch + jobs * (row + token * length + pair * length**2) + pressure * (jobs * length) ** 2
 
     cost = CostModel()
     cost.seed(Observation(n, length, true(n, length)) for n in (1, 2, 8, 32) for length in (4, 16, 64, 256))
@@ -338,10 +338,10 @@ def test_cost_model_never_predicts_less_than_nothing(seen: list[tuple[int, int, 
 
 
 @given(st.integers(1, 128), st.integers(1, 64), st.sampled_from([0.0, 1e-9, 1e-7]))
-def test_share_of_a_row_is_that_of_the_cheapest_batch(length: int, room: int, crowd: float) -> None:
+def test_share_of_a_row_is_that_of_the_cheapest_batch(length: int, room: int, pressure: float) -> None:
     cost = CostModel()
     grid = [(n, tokens) for n in (1, 2, 8, 32) for tokens in (4, 16, 64, 256)]
-    cost.seed(Observation(n, tokens, 1e-3 + 1e-5 * n * tokens + crowd * (n * tokens) ** 2) for n, tokens in grid)
+    cost.seed(Observation(n, tokens, 1e-3 + 1e-5 * n * tokens + pressure * (n * tokens) ** 2) for n, tokens in grid)
     cheapest = min(cost(n, length) / n for n in range(1, room + 1))
     assert cheapest * 0.9 <= cost.job_s(length, room) <= cheapest * (1 + 1e-9)
 
@@ -371,8 +371,8 @@ def test_step_without_work_of_a_kind_says_nothing_of_its_rate(overhead_s: float)
 def learned(*seconds: float) -> float:
     """Predicted seconds of a unit after 100 units of 1 ms, and then these."""
     rate = Rate(1e-3)
-    for took_s in (*[1e-3] * 100, *seconds):
-        rate.observe(1, took_s)
+    for elapsed_s in (*[1e-3] * 100, *seconds):
+        rate.observe(1, elapsed_s)
     return rate(1)
 
 

@@ -329,12 +329,12 @@ def test_the_table_of_messages_is_onnx_own() -> None:
         message = left.pop()
         if message.name not in fields:
             inner = {field.number: field.message_type for field in message.fields if field.message_type is not None}
-            fields[message.name] = {number: one.name for number, one in inner.items()}
+            fields[message.name] = {number: message_type.name for number, message_type in inner.items()}
             left += inner.values()
     holds = {"TensorProto"}
-    while more := {name for name, of in fields.items() if holds & {*of.values()}} - holds:
+    while more := {name for name, kind in fields.items() if holds & {*kind.values()}} - holds:
         holds |= more
-    table = {name: {n: of for n, of in fields[name].items() if of in holds} for name in holds}
+    table = {name: {n: kind for n, kind in fields[name].items() if kind in holds} for name in holds}
     table["TensorProto"] = {TensorProto.EXTERNAL_DATA_FIELD_NUMBER: "StringStringEntryProto"}
     assert table == MESSAGES
 

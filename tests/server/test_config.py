@@ -173,7 +173,7 @@ def test_anything_else_is_one_sentence(given: str, sentence: str, flag: str) -> 
 
 
 @pytest.mark.parametrize(("host", "expected"), [("::1", True), ("127.0.0.9", True), ("LocalHost", True), ("::", False)])
-def test_loopback_is_told_from_the_rest(host: str, expected: bool) -> None:
+def test_only_loopback_addresses_count_as_loopback(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
 
 
@@ -188,7 +188,7 @@ def test_wildcard_is_reached_by_loopback(host: str, expected: str) -> None:
     assert reachable_host(host) == expected
 
 
-def test_problem_of_an_address_is_told_apart() -> None:
+def test_each_problem_of_an_address_has_its_sentence() -> None:
     assert listen_problem("127.0.0.1", 0) == ""
     assert "does not resolve" in listen_problem("no-such-host.invalid", 0)
     assert "does not have that address" in listen_problem("192.0.2.1", 0)

@@ -60,7 +60,7 @@ def server(held: Held | None = None, **given: object) -> Iterator[int]:
 
 
 class Client:
-    """A channel with a connection of its own, which tells each time that it is lost."""
+    """A channel with a separate connection; counts how often the connection is lost."""
 
     def __init__(self, port: int) -> None:
         self.lost = threading.Semaphore(0)
@@ -94,16 +94,16 @@ def test_client_may_ping_as_often_as_the_setting_says(has_call: bool) -> None:
         if has_call:
             peer.call(1, _WATCH)
             peer.send(1, b"", ends=False)
-        seen = peer.pings(6, apart_s=0.04)
+        seen = peer.pings(6, interval_s=0.04)
     assert (seen.count(ACK), _TOO_MANY_PINGS in seen) == (6, False)
 
 
 def test_client_that_pings_more_often_is_cut_off() -> None:
     with server(min_ping_interval_ms=60_000) as port, Peer(port) as peer:
-        assert _TOO_MANY_PINGS in peer.pings(6, apart_s=0.04)
+        assert _TOO_MANY_PINGS in peer.pings(6, interval_s=0.04)
 
 
-def test_pings_may_be_thirty_seconds_apart_by_default_with_and_without_calls() -> None:
+def test_client_may_ping_every_thirty_seconds_by_default_with_and_without_calls() -> None:
     options = dict(connection_limits(settings()))
     assert options["grpc.http2.min_ping_interval_without_data_ms"] == 30_000
     assert options["grpc.keepalive_permit_without_calls"] == 1

@@ -1,4 +1,4 @@
-"""Deadlines, timeouts and cancels, from every kind of client."""
+"""Deadlines, timeouts and cancels of every kind of client."""
 
 from __future__ import annotations
 
@@ -70,15 +70,15 @@ def test_call_takes_the_clients_deadline_or_an_earlier_default(remaining: float 
 
 
 @pytest.mark.parametrize(
-    ("remaining", "asked", "seconds"),
+    ("remaining", "timeout", "seconds"),
     [(1.0, 0.5, 0.5), (1.0, 3.0, 1.0), (9.0, 8.0, 5.0), (5.0, 3.0, 3.0), (5.0, 8.0, 5.0), (5.0, 1e12, 5.0)],
 )
 def test_inference_takes_the_earliest_of_client_request_and_default(
-    app: App, remaining: float, asked: float, seconds: float
+    app: App, remaining: float, timeout: float, seconds: float
 ) -> None:
     request = service_pb2.ModelInferRequest(model_name="encoder")
     request.inputs.add(name="TEXT", datatype="BYTES", shape=(1, 1)).contents.bytes_contents.append(b"x")
-    request.parameters["timeout"].int64_param = int(asked * 1e6)
+    request.parameters["timeout"].int64_param = int(timeout * 1e6)
     replies: list[Reply] = []
     now = time.monotonic()
     ticket = Ticket(
@@ -93,7 +93,7 @@ def test_inference_takes_the_earliest_of_client_request_and_default(
     assert ticket.deadline == pytest.approx(now + seconds)
 
 
-def test_expired_call_is_answered_once_and_the_worker_is_told() -> None:
+def test_expired_call_is_answered_once_and_cancelled_in_the_worker() -> None:
     link, replies, has_reply = KeepingLink(), list[Reply](), threading.Event()
 
     def on_reply(reply: Reply) -> None:
@@ -172,8 +172,8 @@ def listed(channel: grpc.Channel, timeout: float | None, _own: float | None) -> 
 
 
 def streamed(channel: grpc.Channel, timeout: float | None, _own: float | None) -> object:
-    asked = pb.StreamRecommendRequest(request=_QUERY)
-    return list(RecommenderServiceStub(channel).StreamRecommend(iter([asked]), timeout=timeout))
+    message = pb.StreamRecommendRequest(request=_QUERY)
+    return list(RecommenderServiceStub(channel).StreamRecommend(iter([message]), timeout=timeout))
 
 
 def _tensor(own: float | None) -> service_pb2.ModelInferRequest:
@@ -244,7 +244,7 @@ def held(bundle: Bundle) -> Iterator[Bench]:
 
 
 @pytest.mark.parametrize("ask", [unary, listed, inferred])
-def test_patient_client_is_told_after_the_default(held: Bench, ask: Ask) -> None:
+def test_call_with_a_long_deadline_ends_after_the_default_timeout(held: Bench, ask: Ask) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{held.app.port}") as channel, pytest.raises(grpc.RpcError) as late:
         ask(channel, _LONG, _LONG)
     assert isinstance(late.value, grpc.Call)
@@ -252,23 +252,23 @@ def test_patient_client_is_told_after_the_default(held: Bench, ask: Ask) -> None
     assert late.value.trailing_metadata()  # by the server: the client's own timer has no metadata to give
 
 
-def test_patient_stream_is_told_of_each_message_and_lives_on(held: Bench) -> None:
-    def asked() -> Iterator[pb.StreamRecommendRequest]:
+def test_each_message_of_a_long_stream_expires_alone_and_the_stream_goes_on(held: Bench) -> None:
+    def messages() -> Iterator[pb.StreamRecommendRequest]:
         yield from [pb.StreamRecommendRequest(request=_QUERY)] * 2
-        assert is_told.wait(_LONG)
+        assert has_expired.wait(_LONG)
         yield pb.StreamRecommendRequest()
 
-    is_told = threading.Event()
-    replies: Any = held.recommender.StreamRecommend(asked(), timeout=_LONG)
+    has_expired = threading.Event()
+    replies: Any = held.recommender.StreamRecommend(messages(), timeout=_LONG)
     assert [next(replies).result.error.code for _ in range(2)] == [code_pb2.DEADLINE_EXCEEDED] * 2
     held.encoder.open()
     until(lambda: not held.app.worker.has_work and held.app.worker.calls == 0)
-    is_told.set()
+    has_expired.set()
     assert [bool(reply.result.response.items) for reply in replies] == [True]
     held.encoder.close()
 
 
-def test_patient_client_of_the_inference_stream_is_told_of_each_message(held: Bench) -> None:
+def test_each_message_of_an_inference_stream_expires_alone(held: Bench) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{held.app.port}") as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         replies = list(stub.ModelStreamInfer(iter([_tensor(None), _tensor(_LONG)]), timeout=_LONG))
@@ -396,7 +396,7 @@ def test_10_000_random_cancels_leave_every_gauge_at_0(bundle: Bundle) -> None:
                 waiting = [number for model in models for number in (model.queue_requests, model.queue_tokens)]
                 return [app.limiters.calls.in_use, app.worker.calls, app.worker.load.jobs, *waiting]
 
-            # Clients are told of their cancels before the server is, which may still be at work on the last calls.
+            # A client sees its cancel before the server does, which may still run the last calls.
             until(lambda: not any(held()), held)
     finally:
         app.stop()

@@ -56,7 +56,7 @@ def test_session_has_one_thread_inside_an_operator(bundle: Bundle, monkeypatch: 
 def test_warm_up_seeds_the_cost_models(bundle: Bundle) -> None:
     now = [0.0]
 
-    class Timed(NullSession):
+    class TimedSession(NullSession):
         """Each run takes the same time by the clock of the engine."""
 
         def run(self, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
@@ -64,7 +64,7 @@ def test_warm_up_seeds_the_cost_models(bundle: Bundle) -> None:
             return np.zeros((len(next(iter(feeds.values()))), self._width), dtype=np.float32)
 
     def open_slow(path: Path, _device: str, _threads: int) -> Session:
-        return Timed.of(path, 0.02 if path.name.startswith("encoder") else 0.04)
+        return TimedSession.of(path, 0.02 if path.name.startswith("encoder") else 0.04)
 
     engine = Recommender(bundle, EngineOptions(), open_session=open_slow, clock=lambda: now[0])
     sizes = ((1, 5), (8, 40), (20, 10))

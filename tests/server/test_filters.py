@@ -164,7 +164,7 @@ def test_table_decodes_what_is_asked_for() -> None:
 def test_bundle_with_a_bad_line_is_refused(tmp_path: Path, bad: bytes) -> None:
     (tmp_path / ITEMS).write_bytes(line("a") + b"\n" + bad + b"\n")
     np.save(tmp_path / "vectors.npy", np.zeros((2, 4), dtype=np.float32))
-    with pytest.raises(BundleError, match="no table of items"):
+    with pytest.raises(BundleError, match="not a table of items"):
         Catalogue.load(tmp_path, 0)
 
 
@@ -174,7 +174,7 @@ _ITEMS = 6_400
 _ROWS_FILTERS = [{"many": [f"m{n % 3}", f"half{n % 2}"], "few": [f"f{n % 800}"]} for n in range(_ITEMS)]
 
 
-Kind = Callable[..., Filter]
+MakeFilter = Callable[..., Filter]
 
 
 _FEW = tuple(f"f{n}" for n in range(800))
@@ -207,7 +207,7 @@ def test_filter_is_empty_without_any_condition_only() -> None:
 
 
 @pytest.mark.parametrize("kind", [any_of, all_of, none_of])
-def test_equal_values_cost_as_much_as_one(kind: Kind) -> None:
+def test_equal_values_cost_as_much_as_one(kind: MakeFilter) -> None:
     def operations(*values: str) -> int:
         made = catalogue()
         return count_array_operations(lambda: made.resolve_filter(kind("many", *values), ()))
@@ -237,7 +237,7 @@ def test_work_does_not_grow_with_values_that_no_item_can_have_together() -> None
 
 
 @pytest.mark.parametrize("kind", [any_of, none_of])
-def test_values_of_a_condition_are_joined_in_a_few_operations(kind: Kind) -> None:
+def test_values_of_a_condition_are_joined_in_a_few_operations(kind: MakeFilter) -> None:
     made = catalogue()
     assert count_array_operations(lambda: made.resolve_filter(kind("few", *_FEW), ())) < 20
 

@@ -59,7 +59,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 
 def check_that_it_serves(app: App, root: bytes | None = None) -> None:
-    """An ordinary call on a connection of its own is answered, and nothing is left in flight."""
+    """An ordinary call on a new connection is answered, and nothing is left in flight."""
     with connected(app, root) as channel:
         assert RecommenderServiceStub(channel).Recommend(_REQUEST, timeout=LONG).items
     until(lambda: app.limiters.calls.in_use == 0)

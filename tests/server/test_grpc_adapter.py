@@ -32,15 +32,15 @@ def test_response_that_cannot_be_sent_concerns_its_own_call_alone(monkeypatch: p
             raise failures.pop()
         status(*work)
 
-    with serving(echo, calls=1) as one:
+    with serving(echo, calls=1) as running:
         monkeypatch.setattr(grpc_adapter._private, "_status", failing)
         with pytest.raises(grpc.RpcError) as caught:
-            one.ask(b"one", timeout=LONG)
+            running.ask(b"one", timeout=LONG)
         assert isinstance(caught.value, grpc.Call)
         assert caught.value.code() is grpc.StatusCode.CANCELLED  # said at once, not at the client's deadline
-        one.until_counted("CANCELLED")
-        assert one.ask(b"two", timeout=LONG) == b"two"  # its place was given back, and gRPC's polling thread lives
-        one.until_counted("OK")
+        running.until_counted("CANCELLED")
+        assert running.ask(b"two", timeout=LONG) == b"two"  # its place was given back, and gRPC's polling thread lives
+        running.until_counted("OK")
 
 
 @pytest.mark.parametrize(

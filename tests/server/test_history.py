@@ -116,7 +116,7 @@ def answer(running: Recommender, *events: str, query: str = "", exclude: bool | 
         ("Film a0 (1950). Genre g0", "i0"),  # the whole text
         (small.BY_MEANING, f"i{small.MEANT}"),
         ("Film", None),
-        ("a film that nobody has heard of", None),
+        ("a film that is not in the catalogue", None),
     ],
 )
 def test_text_counts_as_the_item_that_it_names(running: Recommender, text: str, item: str | None) -> None:
@@ -131,7 +131,7 @@ def test_text_counts_as_the_item_that_it_names(running: Recommender, text: str, 
     assert len(actual.items) == small.ITEMS_COUNT - (item is not None)
 
 
-def test_named_items_are_told_in_the_order_of_the_history(running: Recommender) -> None:
+def test_resolved_items_are_in_the_order_of_the_history(running: Recommender) -> None:
     actual = answer(running, small.BY_MEANING, "id:i7", "unheard of", "Film c2", "id:nothing", "Film b1 (1951)")
     assert actual.resolved == [(0, "i3"), (3, "i2"), (5, "i1")]
     assert actual.unknown_item_ids == ["nothing"]
@@ -212,10 +212,10 @@ def test_parts_that_are_switched_off_score_as_with_weights_of_0(tmp_path: Path) 
 def test_a_request_that_cannot_be_scored_fails_alone(running: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
     terms = running.scoring.terms
 
-    def fails(asked: Sequence[Known]) -> list[ScoreTerms]:
-        if any(known.query == "film bad" for known in asked):
+    def fails(batch: Sequence[Known]) -> list[ScoreTerms]:
+        if any(known.query == "film bad" for known in batch):
             raise ValueError("an error of ours")
-        return terms(asked)
+        return terms(batch)
 
     monkeypatch.setattr(running.scoring, "terms", fails)
     requests = [Request(query=query, history=history("Film a0")) for query in ("film c2", "film bad", "film d3")]
@@ -228,16 +228,16 @@ def test_a_request_that_cannot_be_scored_fails_alone(running: Recommender, monke
 
 
 @pytest.mark.parametrize(
-    ("part", "asked"), [("memory", Request(query="film")), ("words", Request(history=history("id:i4")))]
+    ("part", "sent"), [("memory", Request(query="film")), ("words", Request(history=history("id:i4")))]
 )
-def test_parts_that_say_nothing_of_a_request_leave_it_to_popularity(tmp_path: Path, part: str, asked: Request) -> None:
+def test_parts_that_say_nothing_of_a_request_leave_it_to_popularity(tmp_path: Path, part: str, sent: Request) -> None:
     """Not to the order of the catalogue."""
     with small.engine(small.write_bundle(tmp_path / "1"), set(PARTS) - {part}) as engine:
-        actual, popular = small.ask(engine, asked, Request(top_k=small.ITEMS_COUNT))
+        actual, popular = small.ask(engine, sent, Request(top_k=small.ITEMS_COUNT))
     assert actual.strategy is Strategy.POPULARITY
-    left_out = {event.item_id for event in asked.history if isinstance(event, ItemEvent)}
+    left_out = {event.item_id for event in sent.history if isinstance(event, ItemEvent)}
     expected = [item.id for item, _ in popular.items if item.id not in left_out]
-    assert [item.id for item, _ in actual.items] == expected[: asked.top_k]
+    assert [item.id for item, _ in actual.items] == expected[: sent.top_k]
 
 
 def test_a_part_that_says_something_ranks(tmp_path: Path) -> None:
@@ -248,12 +248,12 @@ def test_a_part_that_says_something_ranks(tmp_path: Path) -> None:
 
 def test_event_that_an_item_is_owed_to_is_the_one_of_the_history(tmp_path: Path) -> None:
     """Its place counts events that are no items, unknown or too old to be read."""
-    asked = Request(
+    request = Request(
         history=history("unheard of", "id:nothing", "Film a0", *["id:i9"] * 14, "something", "id:i7"), top_k=40
     )
     folder = small.write_bundle(tmp_path / "1", weights=Weights(ranker=0, neighbours=1))
     with small.engine(folder) as engine:
-        state = engine.resolve(asked)
+        state = engine.resolve(request)
         engine.run([state])
         answer = engine.to_result(state)
         actual = explain(engine.stages, state)

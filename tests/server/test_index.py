@@ -323,7 +323,7 @@ def test_answer_is_the_same_alone_and_beside_others(many: Many) -> None:
 
 
 @pytest.mark.parametrize(("mode", "items", "is_made"), [("auto", 40, False), ("exact", 40, False), ("auto", 80, True)])
-def test_index_is_made_when_it_is_wanted(
+def test_index_is_built_for_large_catalogues_or_on_request(
     monkeypatch: pytest.MonkeyPatch, mode: IndexMode, items: int, is_made: bool
 ) -> None:
     monkeypatch.setattr("swiftrec.server.catalogue.catalogue.SWITCH_OVER", 80)

@@ -32,7 +32,7 @@ _LATE_S = 2.0  # a deadline that passes while its call waits, and not before it 
 
 
 class Gated:
-    """A session that waits at its gate, counts the batches it ran, and fails where it is told to."""
+    """A session that waits at its gate, counts the batches it ran, and fails the next `fails` of them."""
 
     def __init__(self, width: int) -> None:
         self._width = width
@@ -94,7 +94,7 @@ class Bench:
         return first
 
     def until_calls(self, calls: int) -> None:
-        """Until so many calls are in flight, those that wait and those of the step."""
+        """Wait until `calls` calls are in flight, queued or in the current step."""
         limiter = self.app.limiters.calls
         until(lambda: limiter.in_use == calls, lambda: f"{limiter.in_use} calls, expected {calls}")
 
@@ -147,7 +147,7 @@ def refused_of(
     calls: list[grpc.Future],  # type: ignore[type-arg]
     number: int,
 ) -> list[grpc.Future]:  # type: ignore[type-arg]
-    """Those that have ended while the others wait: so many of them."""
+    """The calls that have ended while the others wait, once `number` have."""
     until(lambda: sum(call.done() for call in calls) == number)
     return [call for call in calls if call.done()]
 
@@ -183,7 +183,7 @@ def test_call_that_was_admitted_cancels_and_never_runs(bundle: Bundle) -> None:
         assert not served.app.worker.has_work
 
 
-def test_running_job_whose_caller_leaves_harms_nobody(bundle: Bundle) -> None:
+def test_running_job_of_a_cancelled_call_fails_no_other_call(bundle: Bundle) -> None:
     with bench(bundle) as served:
         held = served.hold()
         held.cancel()
@@ -193,7 +193,7 @@ def test_running_job_whose_caller_leaves_harms_nobody(bundle: Bundle) -> None:
         assert mate.result(LONG).rows == 1
 
 
-def test_model_that_raises_once_fails_nobody(bundle: Bundle) -> None:
+def test_model_that_raises_once_fails_no_call(bundle: Bundle) -> None:
     with bench(bundle) as served:
         held = served.hold()
         calls = [served.ask(f"text {n}") for n in range(4)]

@@ -182,7 +182,7 @@ def test_size_that_is_known_before_is_refused_before_the_models_run(limited_app:
         assert executions() == before
 
 
-def test_plain_client_is_told_what_exceeds_its_own_limit(bundle: Bundle) -> None:
+def test_error_of_a_plain_client_names_the_limit_that_was_exceeded(bundle: Bundle) -> None:
     with serving(bundle, max_items=64_000) as limited_app, connected(limited_app) as channel:
         with refused(OUT_OF_RANGE, "--max-response-bytes (4194304)", "grpc.max_receive_message_length"):
             RecommenderServiceStub(channel).BatchRecommend(batch(64, 1_000), timeout=LONG)

@@ -67,7 +67,7 @@ def test_lines_arrive_in_order(is_blocking: bool) -> None:
 
 
 @pytest.mark.parametrize("is_blocking", [True, False])
-def test_lines_beyond_the_limit_are_dropped_and_counted_while_nobody_reads(is_blocking: bool) -> None:
+def test_lines_beyond_the_limit_are_dropped_and_counted_while_the_pipe_is_full(is_blocking: bool) -> None:
     with pipe(is_blocking=is_blocking, is_full=True) as (reader, writer):
         log = Log(writer)
         log.say(MAX_WAITING_LINES + _EXTRA)

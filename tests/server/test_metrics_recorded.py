@@ -285,8 +285,8 @@ def test_family_is_a_prometheus_histogram() -> None:
     ("ran_s", "remaining_s", "code"),
     [
         (9.0, 0.0, "DEADLINE_EXCEEDED"),
-        (1.2347, 0.0053, "DEADLINE_EXCEEDED"),  # of 1.24 s that a timeout of 1.2347 s is told as
-        (90.01, 0.09, "DEADLINE_EXCEEDED"),  # of 90.1 s
+        (1.2347, 0.0053, "DEADLINE_EXCEEDED"),  # gRPC sends a timeout of 1.2347 s as 1.24 s
+        (90.01, 0.09, "DEADLINE_EXCEEDED"),  # and this one as 90.1 s
         (0.05, 0.002, "DEADLINE_EXCEEDED"),
         (1.2, 0.1, "CANCELLED"),
         (80.0, 2.0, "CANCELLED"),
@@ -294,7 +294,9 @@ def test_family_is_a_prometheus_histogram() -> None:
         (5.0, None, "CANCELLED"),
     ],
 )
-def test_cancel_at_the_deadline_is_told_from_one_before_it(ran_s: float, remaining_s: float | None, code: str) -> None:
+def test_cancel_at_the_deadline_counts_as_expired_and_an_earlier_one_does_not(
+    ran_s: float, remaining_s: float | None, code: str
+) -> None:
     assert client_code(time.monotonic() - ran_s, remaining_s) == code
 
 

@@ -163,14 +163,14 @@ def test_pinned_bundle_keeps_its_name_and_version_whatever_its_folder_is_called(
 
 def test_bundle_that_cannot_be_loaded_says_why_and_its_names_stay_unavailable(bundle: Bundle, tmp_path: Path) -> None:
     add_version(bundle, tmp_path, 1)
-    bundles.seal(bundles.copy(bundle, tmp_path / "wanted" / "4", light=True), 4, "another")
+    bundles.seal(bundles.copy(bundle, tmp_path / "renamed" / "4", light=True), 4, "another")
     with serving([tmp_path / "swapped"], tmp_path) as app, client_of(app) as client:
-        for name in sorted(names_of("wanted")):
-            assert "contains bundle 'another', not 'wanted'" in refusal(client.load_model, name)
+        for name in sorted(names_of("renamed")):
+            assert "contains bundle 'another', not 'renamed'" in refusal(client.load_model, name)
         check_agreement(client)
         rows = client.get_model_repository_index().models
         reasons = {row.name: row.reason for row in rows if row.state == "UNAVAILABLE"}
-        assert set(reasons) == names_of("wanted")
+        assert set(reasons) == names_of("renamed")
         assert all("contains bundle 'another'" in reason for reason in reasons.values())
 
 

@@ -210,9 +210,9 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("device", "wanted"), [("cpu", [_CPU]), ("cuda", [_CUDA]), ("tensorrt", [_TENSORRT, _CUDA])])
-def test_device_gets_its_providers_in_order(device: str, wanted: list[str]) -> None:
-    assert [name for name, _ in choose_providers(device, _ALL, Path("cache"))] == wanted
+@pytest.mark.parametrize(("device", "expected"), [("cpu", [_CPU]), ("cuda", [_CUDA]), ("tensorrt", [_TENSORRT, _CUDA])])
+def test_device_gets_its_providers_in_order(device: str, expected: list[str]) -> None:
+    assert [name for name, _ in choose_providers(device, _ALL, Path("cache"))] == expected
 
 
 def test_tensorrt_runs_in_fp16_and_keeps_its_engines() -> None:
@@ -243,7 +243,7 @@ def test_fallback_is_refused(got: list[str]) -> None:
 
 
 def test_session_that_falls_back_in_silence_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here ONNX Runtime really falls back: it has no CUDA, is told that it had, and opens the model on the CPU."""
+    """A real fallback: only the list of providers is faked; ONNX Runtime has no CUDA and opens the model on the CPU."""
     if _CUDA in onnxruntime.get_available_providers():
         pytest.skip("this machine has the CUDA provider")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: _ALL)
@@ -278,7 +278,7 @@ def imported(folder: Path, statement: str, cpus: set[int]) -> tuple[list[int], l
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_import_may_use_every_cpu_and_the_process_only_its_own_after_it(tmp_path: Path, number: int) -> None:
+def test_import_has_a_widened_affinity_that_is_restored_afterwards(tmp_path: Path, number: int) -> None:
     allowed = sorted(os.sched_getaffinity(0))
     own = set(allowed[:number])
     during, after = imported(tmp_path, "from server.models.runtime import onnxruntime", own)
@@ -307,7 +307,7 @@ def test_plain_import_has_the_one_cpu_only(tmp_path: Path) -> None:
 
 
 def test_server_and_peers_import_it_that_way() -> None:
-    """Whoever comes first decides for the process: nothing that a server imports may be before it."""
+    """The first import decides for the process, so no other module of a server may import it directly."""
     files = [*ROOT.glob("server/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]
     plain = [str(path.relative_to(ROOT)) for path in files if "\nimport onnxruntime" in path.read_text("utf-8")]
     assert plain == []

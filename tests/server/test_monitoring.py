@@ -92,7 +92,7 @@ def test_head_has_the_status_and_no_body(port: Port, path: str) -> None:
     assert int(headers["Content-Length"]) > 0  # of the body that GET has
 
 
-def test_client_that_says_nothing_holds_up_nobody(port: Port) -> None:
+def test_silent_client_does_not_delay_other_clients(port: Port) -> None:
     with socket.create_connection(("127.0.0.1", port.number)):
         assert port.ask("/healthz")[0] == 200
 

@@ -289,38 +289,40 @@ class Page:
 
     def __call__(self, name: str, **labels: str) -> float:
         """The sum of the samples of that name whose labels are these and maybe more."""
-        actual = [one.value for one in self._samples if one.name == name and labels.items() <= one.labels.items()]
+        actual = [
+            sample.value for sample in self._samples if sample.name == name and labels.items() <= sample.labels.items()
+        ]
         assert actual, f"no {name} with {labels}"
         return sum(actual)
 
 
 def test_every_promised_metric_says_what_happened(bundle: Bundle) -> None:
-    with bench(bundle, max_queue_requests=3, max_batch_jobs=1, cache_mb=8) as one:
+    with bench(bundle, max_queue_requests=3, max_batch_jobs=1, cache_mb=8) as served:
         history = RecommendRequest(query="a western", history=[Event(item_id="50")])
         for _ in range(2):  # the second query comes from the cache
-            assert one.recommender.Recommend(history, timeout=LONG).items
-        held = one.hold()
-        assert code(one.ask("late", timeout=0.5)) is grpc.StatusCode.DEADLINE_EXCEEDED
-        gone = one.ask("gone")  # it came first, and its deadline is the last: it waits
-        one.until_calls(2)
-        calls = [one.ask(f"text {n}", timeout=LONG / 2) for n in range(3)]
-        one.until_calls(5)
-        one.admit()
+            assert served.recommender.Recommend(history, timeout=LONG).items
+        held = served.hold()
+        assert code(served.ask("late", timeout=0.5)) is grpc.StatusCode.DEADLINE_EXCEEDED
+        gone = served.ask("gone")  # it came first, and its deadline is the last: it waits
+        served.until_calls(2)
+        calls = [served.ask(f"text {n}", timeout=LONG / 2) for n in range(3)]
+        served.until_calls(5)
+        served.admit()
         (refused,) = refused_of(calls, 1)
         assert code(refused) is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert Page(one.app)("swiftrec_queue_requests", model="encoder") == 2  # of the three one is in the step
-        assert Page(one.app)("nv_inference_pending_request_count", model=f"{bundle.manifest.name}.encoder") == 2
-        assert Page(one.app)("swiftrec_calls_in_flight") == 3
+        assert Page(served.app)("swiftrec_queue_requests", model="encoder") == 2  # of the three one is in the step
+        assert Page(served.app)("nv_inference_pending_request_count", model=f"{bundle.manifest.name}.encoder") == 2
+        assert Page(served.app)("swiftrec_calls_in_flight") == 3
         answered = [call for call in calls if call is not refused]
         gone.cancel()
-        one.until_calls(2)
-        one.encoder.open()
+        served.until_calls(2)
+        served.encoder.open()
         assert all(call.result(LONG).rows == 1 for call in (held, *answered))
-        assert one.ask("the first").result(LONG).rows == 1  # from the cache
-        counts = one.app.metrics.calls
+        assert served.ask("the first").result(LONG).rows == 1  # from the cache
+        counts = served.app.metrics.calls
         until(lambda: counts.count("Encode", "CANCELLED") == counts.count("Encode", "DEADLINE_EXCEEDED") == 1)
-        until(lambda: counts.count("Encode", "OK") == 4 and not one.app.limiters.calls.in_use)
-        page, name = Page(one.app), bundle.manifest.name
+        until(lambda: counts.count("Encode", "OK") == 4 and not served.app.limiters.calls.in_use)
+        page, name = Page(served.app), bundle.manifest.name
     for step in _STEPS:
         assert page("swiftrec_step_seconds_count", step=step) == 2
     assert page("swiftrec_step_seconds_sum", step="total") > page("swiftrec_step_seconds_sum", step="encode") > 0
@@ -353,18 +355,18 @@ def test_every_promised_metric_says_what_happened(bundle: Bundle) -> None:
 
 def test_requests_that_expire_in_the_queue_are_counted_by_that_cause(bundle: Bundle) -> None:
     """The timeout that a request of the Open Inference Protocol sets is known to the worker alone."""
-    with bench(bundle, max_batch_jobs=1) as one:
-        held, expiring = one.hold(), service_pb2.ModelInferRequest(model_name="encoder")
+    with bench(bundle, max_batch_jobs=1) as served:
+        held, expiring = served.hold(), service_pb2.ModelInferRequest(model_name="encoder")
         expiring.inputs.add(name="TEXT", datatype="BYTES", shape=(1, 1)).contents.bytes_contents.append(b"late")
         expiring.parameters["timeout"].int64_param = 20_000  # microseconds from when the worker has it
         expiring.parameters["priority"].uint64_param = 9
-        calls = [one.ask("first"), one.inference.ModelInfer.future(expiring, timeout=LONG)]
-        one.until_calls(3)
-        one.admit()
+        calls = [served.ask("first"), served.inference.ModelInfer.future(expiring, timeout=LONG)]
+        served.until_calls(3)
+        served.admit()
         ends = time.monotonic() + 0.02
         until(lambda: time.monotonic() > ends)
-        one.encoder.open()
+        served.encoder.open()
         assert code(calls[1]) is grpc.StatusCode.DEADLINE_EXCEEDED
         assert [call.result(LONG).rows for call in (held, calls[0])] == [1, 1]
-        assert Page(one.app)("swiftrec_jobs_dropped_total", model="encoder", reason="expired") == 1
-        assert one.encoder.sizes == [1, 1]
+        assert Page(served.app)("swiftrec_jobs_dropped_total", model="encoder", reason="expired") == 1
+        assert served.encoder.sizes == [1, 1]

@@ -286,7 +286,7 @@ def test_prefix_without_a_value_is_refused(prefixed_channel: grpc.Channel, eleme
     assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.INVALID_ARGUMENT, said)
 
 
-def test_configuration_says_how_ids_and_texts_are_told_apart(prefixed_channel: grpc.Channel) -> None:
+def test_configuration_explains_the_prefix_of_ids(prefixed_channel: grpc.Channel) -> None:
     request = tritonclient_grpc.ModelConfigRequest(name="recommender")
     config = GRPCInferenceServiceStub(prefixed_channel).ModelConfig(request, timeout=LONG).config
     assert "'id:'" in config.parameters["HISTORY"].string_value
@@ -312,7 +312,7 @@ class Sent:
     datatype: str
 
     def request(self, *, times: int = 1) -> pb.ModelInferRequest:
-        """The request, with the input so many times."""
+        """The request, with the input repeated `times` times."""
         request = pb.ModelInferRequest(model_name=_INPUTS[self.name][0])
         for _ in range(times):
             given = request.inputs.add(name=self.name, datatype=self.datatype, shape=self.shape)

@@ -18,7 +18,7 @@ _STEPS = {"tokenise": (1.0, 1.25), "encode": (1.25, 2.0)}
 
 
 class Exporter(SpanExporter):
-    """Keeps what it gets; it can be held until it is shut down, and fails once if it is told to."""
+    """Keeps the spans it gets; `gate` holds an export until shutdown, and `fails` makes one export fail."""
 
     def __init__(self) -> None:
         self.spans: list[ReadableSpan] = []
@@ -92,7 +92,7 @@ def test_stop_gives_up_an_export_that_hangs(traces: OtlpTraces, exporter: Export
     assert exporter.shutdowns == 1
 
 
-def test_hurry_ends_the_export_that_runs_and_sends_nothing_more(traces: OtlpTraces, exporter: Exporter) -> None:
+def test_abort_ends_the_running_export_and_sends_nothing_more(traces: OtlpTraces, exporter: Exporter) -> None:
     exporter.gate.clear()
     end(traces, 1_000)
     assert exporter.entered.wait(LONG)

@@ -97,7 +97,7 @@ def answered(port: int) -> int:
     return sum(reply.rows for reply in replies)
 
 
-def test_server_serves_with_stdout_and_stderr_on_full_pipes_that_nobody_reads(bundle: Bundle) -> None:
+def test_server_serves_with_stdout_and_stderr_on_full_pipes_that_are_never_read(bundle: Bundle) -> None:
     with pipe(is_blocking=True, is_full=True) as (_, full), server(bundle, "", full) as (pid, port, _metrics):
         assert answered(port) == _CALLS
         assert all(is_nonblocking(pid, descriptor) for descriptor in (1, 2))  # for libraries that write to them

@@ -335,10 +335,10 @@ def retry_s(call: object) -> float:
 
 
 @pytest.mark.parametrize(
-    ("method", "wanted_s"), [("Recommend", 2.0), ("BatchRecommend", 2.0), ("StreamRecommend", 1.0)]
+    ("method", "expected_s"), [("Recommend", 2.0), ("BatchRecommend", 2.0), ("StreamRecommend", 1.0)]
 )
 def test_call_beyond_the_limit_of_calls_comes_again_when_the_worker_is_free(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, wanted_s: float
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, expected_s: float
 ) -> None:
     """As the link says it; what waits for the worker says nothing of streams."""
     monkeypatch.setattr(WorkerThread, "load", Load(100, 1_000, 2.0))
@@ -349,7 +349,7 @@ def test_call_beyond_the_limit_of_calls_comes_again_when_the_worker_is_free(
         call = channel.stream_stream(_SERVICE + method, None, None)(iter([b""]), timeout=LONG)
         with pytest.raises(grpc.RpcError):
             next(iter(call))
-        assert retry_s(call) == wanted_s
+        assert retry_s(call) == expected_s
 
 
 @pytest.fixture

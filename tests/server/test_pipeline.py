@@ -110,7 +110,7 @@ def test_what_needs_no_model_runs_none(small_engine: SmallEngine, monkeypatch: p
     assert batches == []
 
 
-def test_an_error_of_a_model_is_told_to_every_request_of_its_text_and_to_no_other(small_engine: SmallEngine) -> None:
+def test_an_error_of_the_encoder_fails_every_request_with_that_text_and_no_other(small_engine: SmallEngine) -> None:
     small_engine.encoder.fails = {small_engine.row("q")[1]}
     requests = [
         Request(query="ab"),
@@ -122,9 +122,7 @@ def test_an_error_of_a_model_is_told_to_every_request_of_its_text_and_to_no_othe
     assert [type(answer) for answer in actual] == [Recommendation, ModelFailed, ModelFailed, Recommendation]
 
 
-def test_an_error_of_the_ranker_is_told_to_its_request(
-    small_engine: SmallEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_the_ranker_fails_its_request(small_engine: SmallEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     rank = small_engine.ranker.run
 
     def ranked(feeds: dict[str, np.ndarray]) -> np.ndarray:

@@ -139,7 +139,7 @@ def test_load_that_ends_after_the_close_serves_nothing_and_says_nothing(bundle: 
         return opened[-1]
 
     changes: list[str] = []
-    registry: Registry[Engine] = Registry(open_late, changed=lambda: changes.append("told"))
+    registry: Registry[Engine] = Registry(open_late, changed=lambda: changes.append("changed"))
     with pytest.raises(ShuttingDown, match="the server is stopping: load the bundle on another server"):
         registry.add(bundle.folder.parent)
     assert (registry.ready(), changes, opened[0].is_stopped) == ([], [], True)
@@ -164,16 +164,16 @@ def test_index_and_loads_live_with_a_repository_that_cannot_be_read_any_more(
 
 
 def test_unload_says_so_before_it_waits_for_those_who_still_use_the_bundle(bundle: Bundle) -> None:
-    told = threading.Event()
-    registry: Registry[Engine] = Registry(Engine, lambda _folder: None, changed=told.set)
+    has_changed = threading.Event()
+    registry: Registry[Engine] = Registry(Engine, lambda _folder: None, changed=has_changed.set)
     registry.add(bundle.folder.parent)
     name = bundle.manifest.name
     registry.load(name)
-    told.clear()
+    has_changed.clear()
     with registry.lease(name):
         leaving = threading.Thread(target=registry.unload, args=(name,))
         leaving.start()
-        assert told.wait(_LONG)
+        assert has_changed.wait(_LONG)
         assert not registry.ready()
         assert leaving.is_alive()
     leaving.join()
@@ -183,15 +183,15 @@ def test_unload_says_so_before_it_waits_for_those_who_still_use_the_bundle(bundl
 def test_users_of_an_engine_that_leaves_hold_up_no_other_change(bundle: Bundle, tmp_path: Path, change: str) -> None:
     for name, version in (("other", 1), ("other", 2), ("third", 1)):
         bundles.seal(bundles.copy(bundle, tmp_path / name / str(version), light=True), version, name)
-    told = threading.Event()
-    registry: Registry[Engine] = Registry(Engine, changed=told.set, repository=tmp_path)
+    has_changed = threading.Event()
+    registry: Registry[Engine] = Registry(Engine, changed=has_changed.set, repository=tmp_path)
     registry.add(bundle.folder.parent)
     registry.load("other", 1)
-    told.clear()
+    has_changed.clear()
     with registry.lease("other") as engine:
         leaving = threading.Thread(target=registry.unload if change == "unload" else registry.load, args=("other",))
         leaving.start()
-        assert told.wait(_LONG)
+        assert has_changed.wait(_LONG)
         registry.load("third", wait_s=0.01)
         registry.load("other", 1, wait_s=0.01)  # an engine beside the one that leaves
         registry.unload("third", wait_s=0.01)
@@ -211,22 +211,22 @@ def test_load_tells_its_caller_what_serves_before_later_changes(bundle: Bundle, 
     registry.add(bundle.folder.parent)
     registry.load("other", 1)
     first = threading.Event()
-    told: list[str] = []
+    served: list[str] = []
 
-    def tell_first() -> None:
-        told.append("first")
+    def on_first() -> None:
+        served.append("first")
         first.set()
 
     with registry.lease("other"):
-        loading = threading.Thread(target=lambda: registry.load("other", served=tell_first))
+        loading = threading.Thread(target=lambda: registry.load("other", served=on_first))
         loading.start()
         assert first.wait(_LONG)  # version 1 still has a user
-        registry.load("other", served=lambda: told.append("second"))
+        registry.load("other", served=lambda: served.append("second"))
         assert loading.is_alive()
     loading.join()
     with pytest.raises(NotFound):
-        registry.load(bundle.manifest.name, 99, served=lambda: told.append("never"))
-    assert told == ["first", "second"]
+        registry.load(bundle.manifest.name, 99, served=lambda: served.append("never"))
+    assert served == ["first", "second"]
 
 
 @pytest.mark.parametrize("is_pinned", [False, True])
@@ -244,12 +244,12 @@ def test_version_that_its_folder_does_not_hold_is_refused(bundle: Bundle, tmp_pa
 
 
 def test_bundle_of_another_name_is_refused_by_its_folders_name(bundle: Bundle, tmp_path: Path) -> None:
-    bundles.seal(bundles.copy(bundle, tmp_path / "wanted" / "1", light=True), 1, "other")
+    bundles.seal(bundles.copy(bundle, tmp_path / "renamed" / "1", light=True), 1, "other")
     registry: Registry[Engine] = Registry(Engine, repository=tmp_path)
     registry.add(bundle.folder.parent)
-    with pytest.raises(BundleError, match=r"contains bundle 'other', not 'wanted'"):
-        registry.load("wanted")
-    for name in ("wanted", "other"):
+    with pytest.raises(BundleError, match=r"contains bundle 'other', not 'renamed'"):
+        registry.load("renamed")
+    for name in ("renamed", "other"):
         with pytest.raises(NotFound):
             registry.lease(name)
 

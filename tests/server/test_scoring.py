@@ -97,15 +97,15 @@ def test_no_work_grows_with_a_catalogue_that_has_an_index(items: int, is_dense: 
 def test_sums_of_a_request_are_the_same_bits_alone_and_beside_others(
     items: int, requests: list[list[tuple[int, float]]]
 ) -> None:
-    parts = [of_one(np.array([p for p, _ in one], np.int64), np.array([v for _, v in one])) for one in requests]
+    parts = [of_one(np.array([p for p, _ in entry], np.int64), np.array([v for _, v in entry])) for entry in requests]
     batch = Entries(
         np.arange(len(parts)).repeat([len(part.values) for part in parts]),
         np.concatenate([part.positions for part in parts]),
         np.concatenate([part.values for part in parts]),
     )
     together = summed([batch, batch], len(parts), items)
-    for one, actual in zip(parts, together, strict=True):
-        (alone,) = summed([one, one], 1, items)
+    for entry, actual in zip(parts, together, strict=True):
+        (alone,) = summed([entry, entry], 1, items)
         assert [list(row) for row in actual.listed()] == [list(row) for row in alone.listed()]
     merge = merged(batch, len(parts), items)
     assert not np.isin(0, merge.values)
@@ -173,19 +173,22 @@ def changed(row: int, **fields: object) -> list[dict[str, Any]]:
 
 
 _DAMAGES = [
-    (_ROWS_WEIGHTS[1:], "no row is of requests with one event and no query"),
-    (_ROWS_WEIGHTS[:2], "no row is of requests with a query and no event"),
-    (changed(0, events=2), "no row is of requests with one event and no query"),
-    (changed(2, events=1), "no row is of requests with a query and no event"),
-    (changed(1, events=1), "two rows are of the same kind of query and number of events"),
-    (changed(1, query="words"), "row 1 has the query 'words', which is none of none, description, title"),
+    (_ROWS_WEIGHTS[1:], "no row is for requests with one event and no query"),
+    (_ROWS_WEIGHTS[:2], "no row is for requests with a query and no event"),
+    (changed(0, events=2), "no row is for requests with one event and no query"),
+    (changed(2, events=1), "no row is for requests with a query and no event"),
+    (changed(1, events=1), "two rows are for the same kind of query and number of events"),
+    (changed(1, query="words"), "row 1 has the query 'words': it must be one of none, description, title"),
     (changed(1, events=-1), "row 1 has -1 for its number of events"),
     (changed(1, events="5"), "row 1 has '5' for its number of events"),
     (changed(1, events=True), "row 1 has True for its number of events"),
     (changed(1, weights=None), "row 1 lacks its query, events or weights"),
     (changed(1, weights=[1.0]), "row 1 lacks its query, events or weights"),
-    (changed(1, weights={}), "row 1 has other weights than those of the signals: events, neighbours, newcomer"),
-    (changed(1, weights=_WEIGHTS | {"luck": 1.0}), "row 1 has other weights than those of the signals: luck"),
+    (
+        changed(1, weights={}),
+        "row 1 has missing or unknown weights: events, neighbours, newcomer",
+    ),
+    (changed(1, weights=_WEIGHTS | {"luck": 1.0}), "row 1 has missing or unknown weights: luck"),
     (changed(1, weights=_WEIGHTS | {"words": float("nan")}), "row 1 has nan for the weight of words"),
     (changed(1, weights=_WEIGHTS | {"words": float("inf")}), "row 1 has inf for the weight of words"),
     (changed(1, weights=_WEIGHTS | {"words": "1"}), "row 1 has '1' for the weight of words"),
@@ -213,7 +216,7 @@ def test_a_bundle_with_such_weights_is_refused_when_it_is_loaded(tmp_path: Path)
     fields = json.loads(path.read_bytes())
     path.write_text(Manifest(**fields | {"blend": _ROWS_WEIGHTS[:2]}).sealed().model_dump_json())
     with pytest.raises(
-        BundleError, match=r"manifest\.json: blend: no row is of requests with a query and no event: exp"
+        BundleError, match=r"manifest\.json: blend: no row is for requests with a query and no event: exp"
     ):
         small.engine(path.parent)
 
@@ -277,8 +280,10 @@ def test_parts_sum_to_the_score_of_every_item_that_is_returned(
     ranked = _CATALOGUE.search(terms.at(user), _CATALOGUE.resolve_filter(Filter(), history), 10, terms.boosts)
     positions = np.array([int(item.id) for item, _ in ranked])
     actual = contributions(scoring, known, terms.at(user), _CATALOGUE, positions)
-    assert [tuple(one.parts) for one in actual] == [tuple(PARTS)] * len(ranked)
-    np.testing.assert_allclose([sum(one.parts.values()) for one in actual], [score for _, score in ranked], atol=1e-4)
+    assert [tuple(entry.parts) for entry in actual] == [tuple(PARTS)] * len(ranked)
+    np.testing.assert_allclose(
+        [sum(entry.parts.values()) for entry in actual], [score for _, score in ranked], atol=1e-4
+    )
 
 
 @settings(deadline=None)
@@ -288,8 +293,8 @@ def test_a_part_that_is_switched_off_adds_nothing(values: list[float], history: 
     for part in PARTS:
         scoring = scored(Weights(*values).without([part]))
         actual = reported(scoring, requested(history, query), user, positions)
-        assert all(one.parts[part] == 0 for one in actual)
-        assert part != "memory" or all(one.event is None for one in actual)
+        assert all(entry.parts[part] == 0 for entry in actual)
+        assert part != "memory" or all(entry.event is None for entry in actual)
 
 
 @settings(deadline=None)
@@ -305,9 +310,9 @@ def test_the_named_event_is_the_one_without_which_the_memory_adds_least(
     for n, item in enumerate(history):
         _, columns, values = _MEMORY.near_weights([np.array([item])])
         near[n, columns] = neighbours * values
-    for item, one in enumerate(actual):
+    for item, entry in enumerate(actual):
         best = near[:, item].max(initial=0.0)
-        assert one.event == (int(near[:, item].argmax()) if best > 0 else None)
+        assert entry.event == (int(near[:, item].argmax()) if best > 0 else None)
     both = reported(scored(Weights(0, transitions=transitions)), requested(history, ""), user, positions)
-    assert all((one.event is None) == (one.parts["memory"] == 0) for one in both)
-    assert all(one.event is None or one.event >= len(history) - EVENTS for one in both)
+    assert all((entry.event is None) == (entry.parts["memory"] == 0) for entry in both)
+    assert all(entry.event is None or entry.event >= len(history) - EVENTS for entry in both)

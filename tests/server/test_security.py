@@ -140,19 +140,19 @@ def _other_key(key: Path) -> None:
     ("name", "damage", "sentence"),
     [
         ("tls_cert", Path.unlink, "--tls-cert .* cannot be read"),
-        ("tls_cert", lambda path: put(path, b"no PEM"), "--tls-cert .* is no PEM file with a certificate"),
+        ("tls_cert", lambda path: put(path, b"no PEM"), "--tls-cert .* is not a PEM file with a certificate"),
         (
             "tls_cert",
             lambda path: put(path, path.with_name("key.pem").read_bytes()),
-            "is no PEM file with a certificate",
+            "is not a PEM file with a certificate",
         ),
         ("tls_key", Path.unlink, "--tls-key .* cannot be read"),
-        ("tls_key", lambda path: put(path, b""), "--tls-key .* is no PEM file with a private key"),
+        ("tls_key", lambda path: put(path, b""), "--tls-key .* is not a PEM file with a private key"),
         ("tls_key", lambda path: (path.unlink(), path.mkdir()), "--tls-key .* cannot be read"),
         ("tls_key", _other_key, "--tls-key .* is not the key of --tls-cert"),
         ("tls_key", _encrypt, "its unencrypted key"),
         ("tls_client_ca", Path.unlink, "--tls-client-ca .* cannot be read"),
-        ("tls_client_ca", lambda path: put(path, b"no PEM"), "--tls-client-ca .* is no PEM file with a certificate"),
+        ("tls_client_ca", lambda path: put(path, b"no PEM"), "--tls-client-ca .* is not a PEM file with a certificate"),
         (
             "tls_client_ca",
             lambda path: put(path, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),

@@ -136,7 +136,7 @@ def test_filter_values_that_no_item_has_are_named_in_lists_and_streams(recommend
     plain = pb.RecommendRequest(query="x")
     entries = recommender.BatchRecommend(pb.BatchRecommendRequest(requests=[plain, _MISSPELT]), timeout=10).results
     streamed = recommender.StreamRecommend(
-        iter(pb.StreamRecommendRequest(request=one) for one in (plain, _MISSPELT)), timeout=10
+        iter(pb.StreamRecommendRequest(request=request) for request in (plain, _MISSPELT)), timeout=10
     )
     for results in ([entry.response for entry in entries], [reply.result.response for reply in streamed]):
         assert [list(result.unknown_filter_values) for result in results] == [[], _UNKNOWN]
@@ -245,8 +245,8 @@ def test_bad_message_of_a_stream_is_answered_by_name_and_the_next_one_too(recomm
     messages = [pb.RecommendRequest(top_k=-1), pb.RecommendRequest(query="a\0b"), pb.RecommendRequest(query="x")]
     requested = iter(pb.StreamRecommendRequest(request=message) for message in messages)
     results = [reply.result for reply in recommender.StreamRecommend(requested, timeout=10)]
-    assert [one.error.field for one in results] == ["top_k", "query", ""]
-    assert {one.error.code for one in results[:2]} == {code_pb2.INVALID_ARGUMENT}
+    assert [result.error.field for result in results] == ["top_k", "query", ""]
+    assert {result.error.code for result in results[:2]} == {code_pb2.INVALID_ARGUMENT}
     assert results[2].response.items
 
 

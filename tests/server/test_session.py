@@ -69,7 +69,7 @@ def test_other_threads_have_them_meanwhile() -> None:
     assert seen == [True]
 
 
-def test_whoever_had_them_flushed_has_them_flushed_after_it() -> None:
+def test_nested_flushing_ends_with_the_outer_one() -> None:
     with FlushDenormals():
         with FlushDenormals():
             assert not small().any()

@@ -165,7 +165,7 @@ def test_bundle_that_is_being_loaded_does_not_hold_the_process_beyond_the_grace(
 def test_process_that_tries_a_bundle_ends_with_the_server(bundle: Bundle) -> None:
     with serving(bundle.folder, "--grace-ms", "0") as server, loading(bundle, server) as (child, _):
         psutil.Process(server.pid).terminate()
-        child.wait(LONG)  # nobody sent it a signal
+        child.wait(LONG)  # it got no signal itself
 
 
 def test_sigterm_during_the_first_load_ends_the_process_with_code_0(bundle: Bundle) -> None:

@@ -32,108 +32,108 @@ _MANY = 300
 _LIVE = "/inference.GRPCInferenceService/ServerLive"
 
 
-def until_arrived(one: Running, number: int) -> None:
-    """Until so many calls wait for their request."""
-    until(lambda: len(one.front.arrivals) == number, lambda: len(one.front.arrivals))
+def until_arrived(running: Running, number: int) -> None:
+    """Wait until `number` calls wait for their request."""
+    until(lambda: len(running.front.arrivals) == number, lambda: len(running.front.arrivals))
 
 
 def test_call_without_a_message_is_refused() -> None:
-    with serving(echo) as one:
+    with serving(echo) as running:
         with pytest.raises(grpc.RpcError) as caught:
-            one.channel.stream_unary(PATH, None, None)(iter(()), timeout=LONG)
+            running.channel.stream_unary(PATH, None, None)(iter(()), timeout=LONG)
         assert isinstance(caught.value, grpc.Call)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-        one.until_counted("UNIMPLEMENTED")
-        assert one.counts() == {"UNIMPLEMENTED": 1}
-        assert len(one.front.arrivals) == 0
+        running.until_counted("UNIMPLEMENTED")
+        assert running.counts() == {"UNIMPLEMENTED": 1}
+        assert len(running.front.arrivals) == 0
 
 
 def test_silent_calls_hold_no_thread_and_those_that_are_cancelled_are_counted_as_that() -> None:
-    with serving(echo, calls=1) as one:
-        assert one.ask(b"x", timeout=LONG) == b"x"
+    with serving(echo, calls=1) as running:
+        assert running.ask(b"x", timeout=LONG) == b"x"
         before = threading.active_count()
-        with Peer(one.port) as peer:
+        with Peer(running.port) as peer:
             for n in range(_MANY):
                 peer.call(2 * n + 1, PATH)
-            until_arrived(one, _MANY)
+            until_arrived(running, _MANY)
             assert threading.active_count() <= before
-            assert one.ask(b"x", timeout=LONG) == b"x"  # they hold no place
+            assert running.ask(b"x", timeout=LONG) == b"x"  # they hold no place
             for n in range(_MANY):
                 peer.cancel(2 * n + 1)
-            one.until_counted("CANCELLED", _MANY)
-        until_arrived(one, 0)
-        assert one.counts() == {"CANCELLED": _MANY, "OK": 2}
+            running.until_counted("CANCELLED", _MANY)
+        until_arrived(running, 0)
+        assert running.counts() == {"CANCELLED": _MANY, "OK": 2}
 
 
 @pytest.mark.usefixtures("each_front")
 def test_silent_streams_hold_neither_thread_nor_place() -> None:
-    with serving(echo, calls=1, waiting=_MANY) as one, Peer(one.port) as peer:
-        stream = one.channel.stream_stream(STREAM, None, None)
+    with serving(echo, calls=1, waiting=_MANY) as running, Peer(running.port) as peer:
+        stream = running.channel.stream_stream(STREAM, None, None)
         assert list(stream(iter([b"x"]), timeout=LONG)) == [b"x"]
         before = threading.active_count()
         for n in range(_MANY):
             peer.call(2 * n + 1, STREAM)
-        until_arrived(one, _MANY)
+        until_arrived(running, _MANY)
         assert threading.active_count() <= before
-        until(lambda: one.front.limiters.streams.in_use == 0)
+        until(lambda: running.front.limiters.streams.in_use == 0)
         assert list(stream(iter([b"x"]), timeout=LONG)) == [b"x"]  # the oldest made room for it
-        one.until_counted("OK", 2, "Stream")
+        running.until_counted("OK", 2, "Stream")
         for n in range(_MANY):
             peer.cancel(2 * n + 1)
-        one.until_counted("CANCELLED", _MANY - 1, "Stream")
-        assert one.counts("Stream") == {"OK": 2, "CANCELLED": _MANY - 1, "RESOURCE_EXHAUSTED": 1}
+        running.until_counted("CANCELLED", _MANY - 1, "Stream")
+        assert running.counts("Stream") == {"OK": 2, "CANCELLED": _MANY - 1, "RESOURCE_EXHAUSTED": 1}
 
 
 def test_stream_that_is_refused_is_asked_to_come_again_in_a_second() -> None:
-    with serving(echo, calls=1) as one:
-        index = one.front.limiters.streams.acquire()
-        stream: Any = one.channel.stream_stream(STREAM, None, None)(iter([b"x"]), timeout=LONG)
+    with serving(echo, calls=1) as running:
+        index = running.front.limiters.streams.acquire()
+        stream: Any = running.channel.stream_stream(STREAM, None, None)(iter([b"x"]), timeout=LONG)
         assert stream.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "try again in 1.00 s" in stream.details()
         assert dict(stream.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
-        one.front.limiters.streams.release(index)
+        running.front.limiters.streams.release(index)
 
 
 def test_silent_calls_are_counted_by_their_method_whichever_call_they_make_room_for() -> None:
-    with serving(echo, waiting=1) as one, Peer(one.port) as peer:
+    with serving(echo, waiting=1) as running, Peer(running.port) as peer:
         peer.call(1, STREAM)
-        until_arrived(one, 1)
+        until_arrived(running, 1)
         peer.call(3, PATH)
-        one.until_counted("RESOURCE_EXHAUSTED", method="Stream")
-        assert one.counts() == {}
+        running.until_counted("RESOURCE_EXHAUSTED", method="Stream")
+        assert running.counts() == {}
 
 
 def test_silent_call_whose_deadline_passes_is_counted_as_that() -> None:
-    with serving(echo) as one:
-        silent, messages = one.silent(timeout=0.3)
+    with serving(echo) as running:
+        silent, messages = running.silent(timeout=0.3)
         assert silent.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        one.until_counted("DEADLINE_EXCEEDED")
+        running.until_counted("DEADLINE_EXCEEDED")
         messages.put(None)
-        assert one.counts() == {"DEADLINE_EXCEEDED": 1}
+        assert running.counts() == {"DEADLINE_EXCEEDED": 1}
 
 
 def test_call_whose_request_does_not_come_in_time_is_ended_by_the_server() -> None:
-    with serving(echo, first_message_timeout_s=0.1) as one:
-        silent, messages = one.silent(timeout=LONG, metadata=(("x-request-id", "mine"),))
+    with serving(echo, first_message_timeout_s=0.1) as running:
+        silent, messages = running.silent(timeout=LONG, metadata=(("x-request-id", "mine"),))
         assert silent.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert "did not arrive in time" in silent.details()
         assert dict(silent.trailing_metadata())["x-request-id"] == "mine"
-        one.until_counted("DEADLINE_EXCEEDED")
+        running.until_counted("DEADLINE_EXCEEDED")
         messages.put(None)
-        assert one.counts() == {"DEADLINE_EXCEEDED": 1}
+        assert running.counts() == {"DEADLINE_EXCEEDED": 1}
 
 
 def test_of_too_many_silent_calls_the_oldest_make_room() -> None:
-    with serving(echo, waiting=2) as one:
+    with serving(echo, waiting=2) as running:
         silent = []
         for n in range(5):
-            silent.append(one.silent(timeout=LONG))
-            until(lambda n=n: _entered(one) == n + 1)  # type: ignore[misc] # its default is n
+            silent.append(running.silent(timeout=LONG))
+            until(lambda n=n: _entered(running) == n + 1)  # type: ignore[misc] # its default is n
         assert [call.code() for call, _ in silent[:3]] == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 3
         assert "wait for their request" in silent[0][0].details()
         assert "grpc-retry-pushback-ms" in dict(silent[0][0].trailing_metadata())
-        assert one.ask(b"x", timeout=LONG) == b"x"
-        one.until_counted("RESOURCE_EXHAUSTED", 4)
+        assert running.ask(b"x", timeout=LONG) == b"x"
+        running.until_counted("RESOURCE_EXHAUSTED", 4)
         silent[4][1].put(b"late")
         silent[4][1].put(None)
         assert silent[4][0].result(LONG) == b"late"
@@ -141,31 +141,31 @@ def test_of_too_many_silent_calls_the_oldest_make_room() -> None:
             messages.put(None)
 
 
-def _entered(one: Running) -> int:
-    return len(one.front.arrivals) + sum(one.counts().values())
+def _entered(running: Running) -> int:
+    return len(running.front.arrivals) + sum(running.counts().values())
 
 
 def test_requests_that_come_as_their_time_is_up_are_answered_or_refused_once() -> None:
     over: queue.Queue[str] = queue.Queue()
-    with serving(echo, first_message_timeout_s=0.004) as one:
+    with serving(echo, first_message_timeout_s=0.004) as running:
         for n in range(3):
-            calls = [one.ask.future(b"x", timeout=LONG) for _ in range(_MANY)]
+            calls = [running.ask.future(b"x", timeout=LONG) for _ in range(_MANY)]
             for call in calls:
                 call.add_done_callback(lambda done: over.put(done.code().name))  # type: ignore[attr-defined]
             codes = [over.get(timeout=LONG) for _ in calls]
             assert set(codes) <= {"OK", "DEADLINE_EXCEEDED"}
-            until(lambda n=n: sum(one.counts().values()) == _MANY * (n + 1))  # type: ignore[misc] # its default is n
-        until(lambda: one.front.limiters.calls.in_use == 0)
+            until(lambda n=n: sum(running.counts().values()) == _MANY * (n + 1))  # type: ignore[misc] # its default is n
+        until(lambda: running.front.limiters.calls.in_use == 0)
     assert over.empty()
 
 
 def test_stream_whose_messages_do_not_come_is_ended_after_its_answers() -> None:
     for first_s, next_s, messages in ((0.1, 60.0, []), (60.0, 0.1, [b"one", b"two"])):
-        with serving(echo, first_message_timeout_s=first_s, next_message_timeout_s=next_s) as one:
+        with serving(echo, first_message_timeout_s=first_s, next_message_timeout_s=next_s) as running:
             silence: queue.Queue[bytes | None] = queue.Queue()
             for message in messages:
                 silence.put(message)
-            stream = one.channel.stream_stream(STREAM, None, None)(iter(silence.get, None), timeout=LONG)
+            stream = running.channel.stream_stream(STREAM, None, None)(iter(silence.get, None), timeout=LONG)
             replies: list[bytes] = []
             with pytest.raises(grpc.RpcError) as caught:
                 replies.extend(stream)
@@ -175,17 +175,17 @@ def test_stream_whose_messages_do_not_come_is_ended_after_its_answers() -> None:
             reason = "--max-stream-idle-s" if messages else "the request did not arrive in time"
             assert reason in (caught.value.details() or "")
             assert replies == messages
-            one.until_counted("DEADLINE_EXCEEDED", method="Stream")
-            until(lambda one=one: one.front.limiters.streams.in_use == 0)
+            running.until_counted("DEADLINE_EXCEEDED", method="Stream")
+            until(lambda running=running: running.front.limiters.streams.in_use == 0)
 
 
 def test_stream_without_a_limit_between_messages_goes_on() -> None:
-    with serving(echo, first_message_timeout_s=0.05, next_message_timeout_s=0) as one:
+    with serving(echo, first_message_timeout_s=0.05, next_message_timeout_s=0) as running:
         messages: queue.Queue[bytes | None] = queue.Queue()
-        stream: Any = one.channel.stream_stream(STREAM, None, None)(iter(messages.get, None), timeout=LONG)
+        stream: Any = running.channel.stream_stream(STREAM, None, None)(iter(messages.get, None), timeout=LONG)
         messages.put(b"one")
         assert next(stream) == b"one"
-        other, _ = one.silent(timeout=LONG)
+        other, _ = running.silent(timeout=LONG)
         assert other.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # as long as the stream may wait for its first
         messages.put(b"two")
         assert next(stream) == b"two"
@@ -241,7 +241,7 @@ def test_watchers_that_ask_nothing_are_ended_and_hold_neither_place_nor_thread(
         peer.ping()
         watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=LONG)
         assert next(watching).status == health_pb2.HealthCheckResponse.SERVING
-        assert threading.active_count() < before + _MANY / 2  # the channel has a few of its own
+        assert threading.active_count() < before + _MANY / 2  # the channel has a few threads too
         watching.cancel()
         until(lambda: app.metrics.calls.count("Watch", "DEADLINE_EXCEEDED") == _MANY)
 
@@ -270,18 +270,18 @@ def long_answer(ticket: Ticket) -> None:
     ticket.done(_ANSWER if ticket.message == b"long" else b"")
 
 
-def leave_unread(one: Running, peer: Peer, calls: int) -> None:
+def leave_unread(running: Running, peer: Peer, calls: int) -> None:
     """Make calls whose long responses the client does not read."""
     for n in range(calls):
         peer.call(2 * n + 1, PATH)
         peer.send(2 * n + 1, b"long")
-    until(lambda: one.front.unsent.bytes == calls * len(_ANSWER))
+    until(lambda: running.front.unsent.bytes == calls * len(_ANSWER))
 
 
-def refusal(one: Running) -> str:
+def refusal(running: Running) -> str:
     """Why another call is refused."""
     with pytest.raises(grpc.RpcError) as caught:
-        one.ask(b"", timeout=LONG)
+        running.ask(b"", timeout=LONG)
     assert isinstance(caught.value, grpc.Call)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     return caught.value.details() or ""
@@ -289,80 +289,80 @@ def refusal(one: Running) -> str:
 
 @pytest.mark.skipif("config.getoption('front') == 'aio'", reason="grpc.aio cannot cancel a call")
 def test_answer_that_is_not_read_holds_its_place_until_its_time_is_up() -> None:
-    with serving(long_answer, calls=3, send_timeout_s=1.0) as one, Peer(one.port, _WINDOW) as peer:
-        leave_unread(one, peer, 3)
-        refusal(one)
-        one.until_counted("CANCELLED", 3)
-        until(lambda: one.front.unsent.bytes == 0)
-        assert one.ask(b"", timeout=LONG) == b""
-        one.until_counted("OK")
-        assert one.counts() == {"CANCELLED": 3, "OK": 1, "RESOURCE_EXHAUSTED": 1}
+    with serving(long_answer, calls=3, send_timeout_s=1.0) as running, Peer(running.port, _WINDOW) as peer:
+        leave_unread(running, peer, 3)
+        refusal(running)
+        running.until_counted("CANCELLED", 3)
+        until(lambda: running.front.unsent.bytes == 0)
+        assert running.ask(b"", timeout=LONG) == b""
+        running.until_counted("OK")
+        assert running.counts() == {"CANCELLED": 3, "OK": 1, "RESOURCE_EXHAUSTED": 1}
 
 
 def test_answers_over_grpc_aio_that_are_not_read_hold_their_places_until_their_connection_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(grpc_adapter, "_private", None)
-    with serving(long_answer, calls=3, send_timeout_s=0.05) as one:
-        with Peer(one.port, _WINDOW) as peer:
-            leave_unread(one, peer, 2)
+    with serving(long_answer, calls=3, send_timeout_s=0.05) as running:
+        with Peer(running.port, _WINDOW) as peer:
+            leave_unread(running, peer, 2)
             peer.call(5, STREAM)
             peer.send(5, b"long", ends=False)
-            until(lambda: one.front.unsent.bytes == 3 * len(_ANSWER))
-            assert one.ask(b"", timeout=LONG) == b""
-            until(lambda: (one.front.limiters.calls.in_use, one.front.limiters.streams.in_use) == (2, 1))
-        one.until_counted("CANCELLED", 2)
-        one.until_counted("CANCELLED", method="Stream")
-        until(lambda: one.front.unsent.bytes == 0)
-        until(lambda: (one.front.limiters.calls.in_use, one.front.limiters.streams.in_use) == (0, 0))
+            until(lambda: running.front.unsent.bytes == 3 * len(_ANSWER))
+            assert running.ask(b"", timeout=LONG) == b""
+            until(lambda: (running.front.limiters.calls.in_use, running.front.limiters.streams.in_use) == (2, 1))
+        running.until_counted("CANCELLED", 2)
+        running.until_counted("CANCELLED", method="Stream")
+        until(lambda: running.front.unsent.bytes == 0)
+        until(lambda: (running.front.limiters.calls.in_use, running.front.limiters.streams.in_use) == (0, 0))
 
 
 @pytest.mark.usefixtures("each_front")
 @pytest.mark.parametrize("method", [PATH, STREAM])
 def test_deadline_of_the_client_ends_an_answer_that_it_does_not_read(method: str) -> None:
-    with serving(long_answer) as one, Peer(one.port, _WINDOW) as peer:
+    with serving(long_answer) as running, Peer(running.port, _WINDOW) as peer:
         peer.call(1, method, "500m")
         peer.send(1, b"long", ends=False)
-        until(lambda: one.front.unsent.bytes == len(_ANSWER))
-        one.until_counted("DEADLINE_EXCEEDED", method=method.rpartition("/")[2])
-        until(lambda: one.front.unsent.bytes == 0)
-        until(lambda: one.front.limiters.calls.in_use + one.front.limiters.streams.in_use == 0)
+        until(lambda: running.front.unsent.bytes == len(_ANSWER))
+        running.until_counted("DEADLINE_EXCEEDED", method=method.rpartition("/")[2])
+        until(lambda: running.front.unsent.bytes == 0)
+        until(lambda: running.front.limiters.calls.in_use + running.front.limiters.streams.in_use == 0)
 
 
 @pytest.mark.usefixtures("each_front")
 def test_calls_are_refused_while_too_many_bytes_are_not_read_and_answered_when_the_client_goes() -> None:
-    with serving(long_answer, unsent_bytes=len(_ANSWER)) as one:
-        with Peer(one.port, _WINDOW) as peer:
-            leave_unread(one, peer, 2)
-            assert "have not been read by their clients" in refusal(one)
-            until(lambda: one.front.limiters.calls.in_use == 2)  # that of the refused call was given back
-        until(lambda: one.front.unsent.bytes == 0)
-        assert one.ask(b"", timeout=LONG) == b""
+    with serving(long_answer, unsent_bytes=len(_ANSWER)) as running:
+        with Peer(running.port, _WINDOW) as peer:
+            leave_unread(running, peer, 2)
+            assert "have not been read by their clients" in refusal(running)
+            until(lambda: running.front.limiters.calls.in_use == 2)  # that of the refused call was given back
+        until(lambda: running.front.unsent.bytes == 0)
+        assert running.ask(b"", timeout=LONG) == b""
 
 
 @pytest.mark.usefixtures("each_front")
 def test_replies_that_a_stream_is_ahead_of_its_client_are_bounded() -> None:
-    with serving(long_answer, unsent_bytes=3 * len(_ANSWER)) as one:
-        with Peer(one.port, _WINDOW) as peer:
+    with serving(long_answer, unsent_bytes=3 * len(_ANSWER)) as running:
+        with Peer(running.port, _WINDOW) as peer:
             peer.call(1, STREAM)
             for n in range(4):
                 peer.send(1, b"long", ends=False)
-                until(lambda n=n: one.front.unsent.bytes == (n + 1) * len(_ANSWER))  # type: ignore[misc] # it is n now
-            assert "have not been read by their clients" in refusal(one)
-            stream = one.channel.stream_stream(STREAM, None, None)(iter([b""]), timeout=LONG)
+                until(lambda n=n: running.front.unsent.bytes == (n + 1) * len(_ANSWER))  # type: ignore[misc] # it is n now
+            assert "have not been read by their clients" in refusal(running)
+            stream = running.channel.stream_stream(STREAM, None, None)(iter([b""]), timeout=LONG)
             with pytest.raises(grpc.RpcError):
                 next(iter(stream))
             assert stream.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        until(lambda: one.front.unsent.bytes == 0)
+        until(lambda: running.front.unsent.bytes == 0)
 
 
 @pytest.mark.skipif("config.getoption('front') == 'aio'", reason="grpc.aio cannot cancel a call")
 def test_stream_that_is_not_read_ends_when_its_time_is_up() -> None:
-    with serving(long_answer, send_timeout_s=0.5) as one, Peer(one.port, _WINDOW) as peer:
+    with serving(long_answer, send_timeout_s=0.5) as running, Peer(running.port, _WINDOW) as peer:
         peer.call(1, STREAM)
         for _ in range(3):
             peer.send(1, b"long", ends=False)
-        until(lambda: one.front.limiters.streams.in_use == 1)
-        one.until_counted("CANCELLED", method="Stream")
-        until(lambda: one.front.limiters.streams.in_use == 0)
-        until(lambda: one.front.unsent.bytes == 0)
+        until(lambda: running.front.limiters.streams.in_use == 1)
+        running.until_counted("CANCELLED", method="Stream")
+        until(lambda: running.front.limiters.streams.in_use == 0)
+        until(lambda: running.front.unsent.bytes == 0)

@@ -92,9 +92,9 @@ def test_server_says_so_when_a_host_does_not_resolve(bundle: Bundle, flag: str) 
 
 
 def test_server_names_a_misspelt_variable_and_starts_no_less() -> None:
-    result = start("--bundle", "no-such-folder", SWIFTREC_PROT="9000")
+    result = start("--bundle", "no-such-folder", "--port", "0", "--metrics-port", "0", SWIFTREC_PROT="9000")
     assert result.stderr.splitlines()[0].endswith(
-        "SWIFTREC_PROT is no setting and is ignored: did you mean SWIFTREC_PORT?"
+        "SWIFTREC_PROT is not a setting and is ignored: did you mean SWIFTREC_PORT?"
     )
     assert "no-such-folder: has no manifest.json" in result.stderr
 

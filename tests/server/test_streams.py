@@ -136,9 +136,11 @@ def test_stream_that_is_silent_ends_after_the_answers_to_what_was_sent(sent: int
         limits = IdleTimeout(patience.timers, 0.05)
         answers = map_ordered(iter(silence.get, b""), send, threads, limits, on_end, unsent)
         assert [next(answers) for _ in range(sent)] == numbered(sent)
-        with pytest.raises(DeadlineExceeded, match="no message came"):
-            next(answers)
-        silence.put(b"")
+        try:
+            with pytest.raises(DeadlineExceeded, match="no message arrived"):
+                next(answers)
+        finally:
+            silence.put(b"")  # else the reader, and with it the test, would wait forever
 
 
 @pytest.mark.parametrize("in_flight", [1, 3])
@@ -222,8 +224,11 @@ def test_actions_are_called_once_they_are_due_and_no_sooner() -> None:
 def test_timer_that_is_cancelled_is_never_called_and_says_who_was_first() -> None:
     clock, called = Clock(), list[str]()
     timers = Timers(clock)
-    one, mate = timers.schedule(100.1, lambda: called.append("one")), timers.schedule(100.1, lambda: called.append("2"))
-    assert (one.cancel(), one.cancel(), one.is_pending) == (True, False, False)
+    first, mate = (
+        timers.schedule(100.1, lambda: called.append("one")),
+        timers.schedule(100.1, lambda: called.append("2")),
+    )
+    assert (first.cancel(), first.cancel(), first.is_pending) == (True, False, False)
     clock.now += 1
     timers.fire()
     assert called == ["2"]
@@ -289,7 +294,7 @@ def test_timers_that_are_stopped_call_nothing_more() -> None:
     assert called == []
 
 
-def test_thread_that_dies_is_told_of() -> None:
+def test_thread_that_dies_is_reported() -> None:
     dead: list[bool] = []
 
     class Broken(Timers):

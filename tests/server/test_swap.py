@@ -257,7 +257,7 @@ def test_servers_own_deadline_passes_though_the_wall_clock_is_set_back(
 
 
 def _counts(app: App) -> dict[str, int]:
-    counts = {one.name: app.metrics.calls.count("Recommend", one.name) for one in grpc.StatusCode}
+    counts = {code.name: app.metrics.calls.count("Recommend", code.name) for code in grpc.StatusCode}
     return {name: number for name, number in counts.items() if number}
 
 

@@ -146,7 +146,7 @@ def test_silent_health_calls_without_a_token_do_not_keep_others_out(bundle: Bund
         peer.ping()
         assert code(channel, CHECK) is OK
         assert code(channel, CHECK, *bearer(TOKEN)) is OK
-        assert threading.active_count() < before + _MANY / 2  # the channel has a few of its own
+        assert threading.active_count() < before + _MANY / 2  # the channel has a few threads too
         for n in range(_MANY):
             peer.cancel(2 * n + 1)
         until(lambda: app.metrics.calls.count("Check", "CANCELLED") == _MANY)

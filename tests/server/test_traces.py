@@ -113,10 +113,10 @@ def test_call_is_a_span_of_its_callers_trace_with_its_steps(traced: App, collect
 
 
 def test_list_has_each_step_once(traced: App, collector: Collector) -> None:
-    one = pb.RecommendRequest(query="a good western")
+    request = pb.RecommendRequest(query="a good western")
     with grpc.insecure_channel(f"127.0.0.1:{traced.port}") as channel:
         stub = RecommenderServiceStub(channel)
-        stub.BatchRecommend(pb.BatchRecommendRequest(requests=[one] * 5), metadata=(("x-request-id", "list"),))
+        stub.BatchRecommend(pb.BatchRecommendRequest(requests=[request] * 5), metadata=(("x-request-id", "list"),))
     _, steps = collector.call("list")
     assert [step.name for step in steps] == ["tokenise", "encode", "rank", "retrieve"]
     assert {facts(step)["swiftrec.requests"] for step in steps} == {5}

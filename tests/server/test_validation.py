@@ -23,7 +23,7 @@ def _answer(*items: tuple[Item, float]) -> pb.RecommendResponse:
     return to_response(Recommendation(list(items), ["gone"], Strategy.MODEL, 2, Timings(total_ms=1.5)), "films", 3)
 
 
-def test_every_field_of_an_item_is_told_each_time() -> None:
+def test_every_field_of_an_item_is_written_each_time() -> None:
     heat = Item("heat", "Heat (1995)", "", {"genre": ["Crime", "Thriller"], "year": ["1995"]}, 7.0)
     plain = Item("plain", "", "", {}, 0.0)
     for score in (0.5, -1.0, 0.0):
@@ -161,7 +161,7 @@ def test_equal_values_and_ids_of_a_filter_are_kept_once() -> None:
     conditions = [pb.AttributeValues(name="genre", values=["a", "b"] * 300)]
     made = pb.Filter(all_of=conditions, allowed_item_ids=["1"] * 600, denied_item_ids=["2"] * 600)
     actual = to_request(pb.RecommendRequest(filter=made), InputLimits()).conditions
-    assert [one.values for one in actual.all_of] == [("a", "b")]
+    assert [condition.values for condition in actual.all_of] == [("a", "b")]
     assert [*actual.allowed, *actual.denied] == ["1", "2"]
 
 

@@ -56,7 +56,7 @@ class BuggyRespond(RecommendCall):
 
 
 class BuggyFail(StreamRecommendCall):
-    """An error of ours while an error is told."""
+    """A bug of ours while an error response is written."""
 
     def write_error(self, error: SwiftrecError) -> Reply:
         """Fails."""
@@ -107,7 +107,7 @@ KINDS: dict[str, tuple[str, Callable[[int], Message], int]] = {
     "our error in the search": (RECOMMEND, partial(query, "l", top_k=_BUG_TOP_K), INTERNAL),
     "our error at admission": ("/bug/open", partial(query, "m"), INTERNAL),
     "our error in the response": ("/bug/respond", partial(query, "n"), INTERNAL),
-    "our error while an error is told": ("/bug/fail", partial(streamed, "q"), INTERNAL),
+    "our error while an error is written": ("/bug/fail", partial(streamed, "q"), INTERNAL),
 }
 
 
@@ -373,7 +373,7 @@ def test_cancel_takes_back_what_has_not_run(small_engine: SmallEngine) -> None:
     check(drive)
 
 
-def test_a_call_that_expires_between_its_steps_is_told_so_at_once(small_engine: SmallEngine) -> None:
+def test_a_call_that_expires_between_its_steps_ends_at_once(small_engine: SmallEngine) -> None:
     drive = Drive(small_engine, Limits(jobs=2))
     call, _ = drive.send("list", 1.0)
     drive.step()

@@ -125,7 +125,7 @@ def requested(
 
 
 def until(is_so: Callable[[], object], step: Callable[[], None]) -> int:
-    """Step until it is so; how many steps it took."""
+    """Step until it is so; returns the number of steps."""
     steps = 0
     while not is_so():
         step()
@@ -175,7 +175,7 @@ def test_texts_of_encode_are_opened_in_parts_too(one_opening: SmallEngine) -> No
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_message_is_not_read_on_once_nobody_waits(
+def test_message_is_not_read_on_once_its_call_has_ended(
     one_opening: SmallEngine, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
     worker = one_opening.worker()

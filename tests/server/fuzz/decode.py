@@ -127,8 +127,8 @@ class Checker:
             ending = type(error).__name__
         except Exception as error:  # noqa: BLE001 (whatever it is, it is the finding)
             return f"!{type(error).__name__}: {error}"
-        if (took := time.thread_time() - started) > LIMIT_S:
-            return f"!took {took:.2f} s"
+        if (elapsed_s := time.thread_time() - started) > LIMIT_S:
+            return f"!ran for {elapsed_s:.2f} s"
         return ending
 
 

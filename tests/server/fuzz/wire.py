@@ -1,4 +1,4 @@
-"""Cases over the wire to a server in a process of its own, and the verdict on it."""
+"""Sends cases to a server in a separate process and judges its answers."""
 
 from __future__ import annotations
 
@@ -103,16 +103,16 @@ class Fuzz:
             replies.extend(call)
         return call.code(), call.details() or "", replies
 
-    def _judge(self, case: Case, code: grpc.StatusCode, details: str, replies: list[bytes], took: float) -> None:
+    def _judge(self, case: Case, code: grpc.StatusCode, details: str, replies: list[bytes], elapsed_s: float) -> None:
         with self._lock:
             self.outcome.cases += 1
             self.outcome.codes[code.name] += 1
-            self.outcome.slowest_s = max(self.outcome.slowest_s, took)
+            self.outcome.slowest_s = max(self.outcome.slowest_s, elapsed_s)
             if code in _FORBIDDEN:
                 self._fail(case, f"{code.name}: {details[:200]}")
             elif actual := _inside(case.method, replies):
                 self._fail(case, actual)
-            elif took > LIMIT_S:
+            elif elapsed_s > LIMIT_S:
                 self._slow.append(case)
 
     def _fail(self, case: Case, why: str) -> None:
@@ -150,9 +150,9 @@ class Fuzz:
         failures.extend(leftovers(self._server.metrics_port))
 
 
-def leftovers(metrics_port: int, patience_s: float = 5.0) -> list[str]:
+def leftovers(metrics_port: int, timeout_s: float = 5.0) -> list[str]:
     """What the metrics say that should not be: work that stays, and failures of ours that were counted."""
-    ends = time.monotonic() + patience_s
+    ends = time.monotonic() + timeout_s
     while held := [line for line in _metrics(metrics_port) if line.startswith(_GAUGES) and not line.endswith(" 0.0")]:
         if time.monotonic() > ends:
             break

@@ -84,7 +84,7 @@ class Running:
         return self.channel.stream_unary(method, None, None).future(iter(messages.get, None), **named), messages
 
     def until_counted(self, code: str, number: int = 1, method: str = "Ask") -> None:
-        """Until so many calls were counted with this code."""
+        """Wait until `number` calls were counted with this code."""
         until(lambda: self.metrics.calls.count(method, code) == number, lambda: self.counts(method))
 
     def counts(self, method: str = "Ask") -> dict[str, int]:

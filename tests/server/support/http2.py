@@ -57,8 +57,8 @@ class Peer:
         """Until the server has read everything that was sent; what came meanwhile."""
         return self.pings(1, 0.0)
 
-    def pings(self, number: int, apart_s: float) -> bytes:
-        """Send pings, each `apart_s` after the answer of the one before; all that comes until the connection ends."""
+    def pings(self, number: int, interval_s: float) -> bytes:
+        """Send pings, each `interval_s` after the answer to the previous one; returns all bytes received."""
         seen = b""
         for _ in range(number):
             self._socket.settimeout(LONG)
@@ -68,7 +68,7 @@ class Peer:
                 if not (more := self._socket.recv(65_536)):
                     return seen
                 seen += more
-            seen += self._silence(apart_s) if apart_s else b""
+            seen += self._silence(interval_s) if interval_s else b""
         return seen
 
     def flood(self, frames: bytes) -> bytes:
@@ -121,7 +121,7 @@ def reset_call(stream: int, path: str, message: bytes | None) -> bytes:
 
 
 def endless_headers(stream: int, path: str, frames: int) -> bytes:
-    """A call whose headers do not end: so many frames follow, each full of headers."""
+    """A call whose headers do not end: `frames` more frames follow, each full of headers."""
     filling = b"\0" + _string("x") + _string("y" * 100)
     full = filling * (_FRAME_BYTES // len(filling))
     begun = _frame(_HEADERS, 0, stream, _call_headers(path, {}))

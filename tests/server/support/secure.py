@@ -21,7 +21,7 @@ OK, UNAUTHENTICATED, UNAVAILABLE = grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENT
 
 
 class Identity:
-    """A certificate for these hosts and its key in files, of an authority of its own."""
+    """A certificate for these hosts and its key in files, signed by a new certificate authority."""
 
     def __init__(self, folder: Path, *hosts: str) -> None:
         self._hosts = hosts or ("localhost", "127.0.0.1")
@@ -52,7 +52,7 @@ def serving(bundle: Bundle, **given: object) -> Iterator[App]:
 
 @contextmanager
 def connected(app: App, root: bytes | None = None, identity: Identity | None = None) -> Iterator[grpc.Channel]:
-    """A connection of its own: plaintext, or TLS that trusts `root`, with a client's certificate or without."""
+    """A separate connection: plaintext, or TLS that trusts `root`, with or without a client certificate."""
     address, options = f"127.0.0.1:{app.port}", [("grpc.use_local_subchannel_pool", 1)]
     if root is None:
         channel = grpc.insecure_channel(address, options)

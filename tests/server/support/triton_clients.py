@@ -190,8 +190,8 @@ class Noted:
         return methods - self.used - {"close", "plugin", "register_plugin", "unregister_plugin"}
 
 
-class Awaited:
-    """The asyncio client's methods, each waited for, so that the checks of the other client fit it."""
+class BlockingClient:
+    """The asyncio client with blocking methods, so that both clients pass the same checks."""
 
     def __init__(self, client: Any, loop: asyncio.AbstractEventLoop) -> None:  # noqa: ANN401
         self._client, self._loop = client, loop
@@ -208,7 +208,7 @@ def check_aio_methods(address: str, bundle: str) -> None:
             return triton_aio.InferenceServerClient(address)
 
         noted = Noted(runner.run(connect()))
-        client = Awaited(noted, runner.get_loop())
+        client = BlockingClient(noted, runner.get_loop())
         check_all(client, bundle)
         client.close()
         assert noted.unused() == {"stream_infer"}  # which check_aio uses
