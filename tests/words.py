@@ -107,6 +107,8 @@ CLASSES: Mapping[str, str] = MappingProxyType(
 """Class names with a standard term."""
 
 _SIGNALS = frozenset({"newcomer"})  # the name of a signal in the `blend` of every bundle's manifest
+_OLD_FLAGS = frozenset({"trunk", "ladder"})
+_OLD_KEYS = frozenset({"wanted"})
 ALLOWED: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "export/blend/": _SIGNALS,
@@ -115,9 +117,13 @@ ALLOWED: Mapping[str, frozenset[str]] = MappingProxyType(
         "tests/export/test_blend.py": _SIGNALS,
         "tests/server/test_index.py": _SIGNALS,
         "tests/server/test_scoring.py": _SIGNALS,
+        "export/training_settings.py": _OLD_FLAGS,
+        "tests/export/test_export_options.py": _OLD_FLAGS,
+        "export/schema/quality.py": _OLD_KEYS,
+        "tests/export/test_report_templates.py": _OLD_KEYS,
     }
 )
-"""Folders and files -> old words that stay in them, since they are names that bundles on disk contain."""
+"""Folders and files -> old words that stay in them, since bundles on disk or users' flags have them."""
 
 
 class Use(NamedTuple):
