@@ -24,7 +24,8 @@ from swiftrec.benchmarks.environment import pinned
 from swiftrec.benchmarks.server_process import SERVER_CORE
 from swiftrec.benchmarks.workload import Name, Requests, make
 from swiftrec.server.catalogue.blend import Known
-from swiftrec.server.catalogue.catalogue import Catalogue, Filter
+from swiftrec.server.catalogue.catalogue import Catalogue
+from swiftrec.server.domain import Filter
 from swiftrec.server.models.bundle import load_bundle
 from swiftrec.server.models.networks import EncoderModel, EventKind, RankerModel, UserSequence
 from swiftrec.server.models.session import open_session

@@ -11,8 +11,8 @@ from threadpoolctl import threadpool_limits
 
 from swiftrec.server.addresses import join_address
 from swiftrec.server.app import App
-from swiftrec.server.catalogue.catalogue import Filter
 from swiftrec.server.config import ServerSettings, read_settings
+from swiftrec.server.domain import Filter
 from swiftrec.server.errors import SwiftrecError
 from swiftrec.server.flags import with_flags
 from swiftrec.server.hint import SAMPLED_ITEMS, hint, program_as_typed

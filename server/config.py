@@ -23,6 +23,7 @@ from pydantic_settings import (
 
 from swiftrec.server.addresses import MAX_PORT, is_loopback, parse_host
 from swiftrec.server.errors import ConfigError
+from swiftrec.server.help_formatter import HelpFormatter
 from swiftrec.server.output import write_text
 from swiftrec.server.parts import PARTS, check_parts
 from swiftrec.server.renames import flag_of, old_variables, renames_of, with_new_flags
@@ -53,7 +54,7 @@ class ServerSettings(BaseSettings):
         120,
         gt=0,
         le=3_600,
-        description="time in which a bundle that is loaded while the server runs must warm up in a separate process",
+        description="time limit for the trial of a bundle loaded at run time, in a separate process",
     )
     host: str = Field("127.0.0.1", description="address or name to listen on, such as 127.0.0.1 or ::1")
     port: int = Field(8001, ge=0, le=MAX_PORT, description="gRPC port; 0 takes a free one")
@@ -93,13 +94,18 @@ class ServerSettings(BaseSettings):
     )
     threads: int = Field(0, ge=0, le=64, description="threads inside an operator; 0: as tuned, or 1")
     max_batch_tokens: int = Field(
-        0, ge=0, le=1_000_000, description="padded tokens in one batch; 0: as tuned, or 1024 (16384 on a GPU)"
+        0,
+        ge=0,
+        le=1_000_000,
+        description="maximum number of padded tokens in one batch; 0: as tuned, or 1024 (16384 on a GPU)",
     )
     max_batch_jobs: int = Field(
-        64, ge=1, le=4_096, description="requests in one step, and texts or users in one batch of a model"
+        64, ge=1, le=4_096, description="maximum number of requests in one step, and of rows in one batch of a model"
     )
-    max_queue_requests: int = Field(4_096, ge=1, le=1_000_000, description="requests in the queue")
-    max_queue_tokens: int = Field(262_144, ge=128, le=100_000_000, description="tokens of the requests in the queue")
+    max_queue_requests: int = Field(4_096, ge=1, le=1_000_000, description="maximum number of requests in the queue")
+    max_queue_tokens: int = Field(
+        262_144, ge=128, le=100_000_000, description="maximum number of tokens of the requests in the queue"
+    )
     queue_budget_ms: int = Field(
         1_000, ge=1, le=3_600_000, description="predicted wait beyond which calls are rejected with RESOURCE_EXHAUSTED"
     )
@@ -116,35 +122,37 @@ class ServerSettings(BaseSettings):
         description="parts of the score to use, of " + ", ".join(PARTS) + "; the bundle has their weights",
     )
     max_calls: int = Field(
-        256, ge=1, le=4_096, description="concurrent calls; more are rejected with RESOURCE_EXHAUSTED"
+        256, ge=1, le=4_096, description="maximum number of concurrent calls; more are rejected with RESOURCE_EXHAUSTED"
     )
-    max_text_chars: int = Field(2_000, ge=1, le=100_000, description="characters of one text")
-    max_history: int = Field(1_000, ge=1, le=100_000, description="events of one request")
-    max_entries: int = Field(256, ge=1, le=4_096, description="requests or texts of one batch call")
+    max_text_chars: int = Field(2_000, ge=1, le=100_000, description="maximum number of characters in one text")
+    max_history: int = Field(1_000, ge=1, le=100_000, description="maximum number of events in one request")
+    max_entries: int = Field(256, ge=1, le=4_096, description="maximum number of requests or texts in one batch call")
     max_items: int = Field(
-        20_000, ge=1, le=10_000_000, description="items requested by one call: the sum of top_k over its requests"
+        20_000, ge=1, le=10_000_000, description="maximum number of items that one call requests: the sum of top_k"
     )
-    max_events: int = Field(20_000, ge=1, le=10_000_000, description="events of all requests of one call")
+    max_events: int = Field(
+        20_000, ge=1, le=10_000_000, description="maximum number of events in all requests of one call"
+    )
     max_filter_values: int = Field(
-        20_000, ge=1, le=10_000_000, description="ids and values in the filters of all requests of one call"
+        20_000, ge=1, le=10_000_000, description="maximum number of ids and values in the filters of one call"
     )
-    max_message_bytes: int = Field(4_194_304, ge=1_024, le=1_073_741_824, description="bytes of one request")
+    max_message_bytes: int = Field(4_194_304, ge=1_024, le=1_073_741_824, description="maximum bytes of one request")
     max_response_bytes: int = Field(
         4_194_304,
         ge=0,
         le=1_073_741_824,
-        description="bytes of one response; 0: no limit. Clients accept 4194304 unless they raise "
+        description="maximum bytes of one response; 0: no limit. Clients accept 4194304 unless they raise "
         "grpc.max_receive_message_length",
     )
-    max_metadata_bytes: int = Field(16_384, ge=1_024, le=1_048_576, description="bytes of one call's metadata")
+    max_metadata_bytes: int = Field(16_384, ge=1_024, le=1_048_576, description="maximum bytes of one call's metadata")
     max_streams: int = Field(
         1_024,
         ge=1,
         le=65_536,
-        description="concurrent calls on one connection; gRPC clients queue further calls, the server rejects them",
+        description="maximum number of calls on one connection; gRPC clients queue more, the server rejects them",
     )
     max_connections: int = Field(
-        1_000, ge=1, le=1_000_000, description="connections; further ones are closed immediately"
+        1_000, ge=1, le=1_000_000, description="maximum number of connections; further ones are closed immediately"
     )
     max_connection_idle_s: float = Field(
         300, ge=0, le=_MAX_LIFETIME_S, description="time after which a connection without a call is closed; 0: no limit"
@@ -153,8 +161,8 @@ class ServerSettings(BaseSettings):
         0,
         ge=0,
         le=_MAX_LIFETIME_S,
-        description="age, varied by 10 %, at which a connection accepts no new calls, so that clients reconnect and "
-        "find new servers; its calls are finished, streams are ended 5 s after --default-timeout-ms; 0: no limit",
+        description="age, varied by 10 %, at which a connection stops accepting calls, so that clients reconnect and "
+        "find new servers. Calls in flight finish; streams end 5 s after --default-timeout-ms. 0: no limit",
     )
     max_stream_idle_s: float = Field(
         300,
@@ -191,8 +199,8 @@ class ServerSettings(BaseSettings):
         10_000,
         ge=100,
         le=3_600_000,
-        description="time after which a step hangs, if it is also longer than four times its predicted time: the "
-        "server reports NOT_SERVING and exits with code 70",
+        description="time after which a step counts as hung, if it is also longer than four times its predicted time: "
+        "the server reports NOT_SERVING and exits with code 70",
     )
     grace_ms: int = Field(
         10_000, ge=0, le=3_600_000, description="time for accepted calls to finish after SIGTERM and --drain-ms"
@@ -304,7 +312,7 @@ def read_settings(kind: type[S], argv: Sequence[str] | None = None, others: Sequ
     Raises:
         ConfigError: an argument is unknown, or one sentence for each setting that is wrong.
     """
-    source: CliSettingsSource[Any] = CliSettingsSource(kind)
+    source: CliSettingsSource[Any] = CliSettingsSource(kind, formatter_class=HelpFormatter)
     source.root_parser.description = inspect.cleandoc(kind.__doc__ or "")
     add_version_flag(source.root_parser)
     arguments, warnings = with_new_flags(sys.argv[1:] if argv is None else argv, renames_of(kind))

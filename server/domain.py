@@ -5,9 +5,59 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TypeAlias
 
-from swiftrec.server.batching.scheduler import DEFAULT_PRIORITY
-from swiftrec.server.catalogue.catalogue import Filter, Item
+PRIORITIES = range(10)  # 1 is the most urgent, 9 the least, 0 means the default
+DEFAULT_PRIORITY = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item:
+    """One item; `popularity` counts its interactions in the data that the bundle was made from.
+
+    Compared by identity, so that it can be a cache key.
+    """
+
+    id: str
+    title: str
+    text: str
+    attributes: dict[str, list[str]]
+    popularity: float
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeValues:
+    """An attribute and its distinct values."""
+
+    name: str
+    values: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(dict.fromkeys(self.values)))
+
+
+_AnyNumber: TypeAlias = "tuple[AttributeValues, ...]"
+AttributeConditions: TypeAlias = "tuple[_AnyNumber, _AnyNumber, _AnyNumber]"
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Conditions, all of which must be met; empty ones do not restrict. `is_empty`: there is no condition."""
+
+    allowed: frozenset[str] = frozenset()
+    denied: frozenset[str] = frozenset()
+    any_of: tuple[AttributeValues, ...] = ()
+    all_of: tuple[AttributeValues, ...] = ()
+    none_of: tuple[AttributeValues, ...] = ()
+    is_empty: bool = field(init=False, repr=False, compare=False)  # read several times for each request
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_empty", not (self.allowed or self.denied or any(self.on_attributes)))
+
+    @property
+    def on_attributes(self) -> AttributeConditions:
+        """The conditions on attributes, which do not depend on the user."""
+        return self.any_of, self.all_of, self.none_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swiftrec.server.addresses import join_address, reachable_host
-from swiftrec.server.catalogue.items import Item
 from swiftrec.server.certificates import certified_host
 from swiftrec.server.config import ServerSettings
+from swiftrec.server.domain import Item
 from swiftrec.server.text import is_blank
 
 SAMPLED_ITEMS = 100

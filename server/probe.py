@@ -12,7 +12,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import CLI_SUPPRESS, SettingsConfigDict
 
 from swiftrec.server.config import ServerSettings
 from swiftrec.server.errors import BundleError
@@ -20,6 +20,17 @@ from swiftrec.server.models.bundle import load_bundle
 from swiftrec.server.pipeline.engine import EngineOptions
 from swiftrec.server.pipeline.recommender import Recommender
 
+_USED = {
+    "bundle",
+    "device",
+    "variant",
+    "sessions",
+    "threads",
+    "max_batch_tokens",
+    "max_batch_jobs",
+    "cache_mb",
+    "parts",
+}
 _MAX_MESSAGE_CHARS = 1_000  # clients reject much longer trailers
 _PREFIX = "swiftrec probe: "  # of the error message of the child process, see server.__main__
 
@@ -27,10 +38,16 @@ _PREFIX = "swiftrec probe: "  # of the error message of the child process, see s
 class ProbeSettings(ServerSettings):
     """Load and warm up a bundle as the server would, without opening a port: exit code 0, or 2 with the reason.
 
-    Has the flags and variables of swiftrec serve, so that a bundle is tried with the settings that will serve it.
+    Accepts all flags and variables of swiftrec serve, so that a bundle can be tried with the settings that will serve
+    it. These are the ones that have an effect:
     """
 
     model_config = SettingsConfigDict(cli_prog_name="swiftrec probe")
+
+
+for _name, _field in ProbeSettings.model_fields.items():  # copies: the help of swiftrec serve stays
+    if _name not in _USED:
+        _field.description = CLI_SUPPRESS
 
 
 def probe(folder: Path, options: EngineOptions, timeout_s: float) -> None:

@@ -290,3 +290,20 @@ def test_messages_name_commands_that_a_wheel_installs() -> None:
 def test_message_with_a_name_of_the_checkout_is_found(message: str) -> None:
     """Negative control."""
     assert checkout_names(f'raise ValueError("{message}")') == [message]
+
+
+@pytest.mark.parametrize("name", ["serve", "tune", "probe", "ask", "export", "doctor", "report", "bench load"])
+def test_help_shows_plain_types_and_no_empty_defaults(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*name.split(), "--help") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert [leak for leak in ("null", "list[", "(default: )", "None") if leak in printed] == []
+
+
+def test_help_of_probe_lists_only_what_it_uses(capsys: pytest.CaptureFixture[str]) -> None:
+    run("probe", "--help")
+    probe = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    run("serve", "--help")
+    serve = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    assert {"--bundle", "--device", "--variant", "--parts"} < probe
+    assert not probe & {"--port", "--tls-cert", "--max-calls", "--queue-budget-ms", "--index"}
+    assert {"--port", "--tls-cert", "--max-calls"} < serve

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from swiftrec.benchmarks.catalogue_scale.synthetic import KEEP, SHARES
 from swiftrec.server.catalogue.blend import Known
-from swiftrec.server.catalogue.catalogue import AttributeValues, Filter, IndexMode
+from swiftrec.server.catalogue.catalogue import IndexMode
 from swiftrec.server.catalogue.sparse import AnyBoosts, Positions
-from swiftrec.server.domain import ItemEvent, Request
+from swiftrec.server.domain import AttributeValues, Filter, ItemEvent, Request
 from swiftrec.server.errors import BundleError
 from swiftrec.server.models.networks import (
     EncoderModel,

@@ -15,9 +15,8 @@ from swiftrec.benchmarks.floor import TOP_K, FloorMeter
 from swiftrec.benchmarks.server_process import SERVER_CORE
 from swiftrec.benchmarks.workload import Items, TokenCounter, TokenTexts
 from swiftrec.server.batching.request_queue import QueuedRequest, RequestQueue
-from swiftrec.server.batching.scheduler import DEFAULT_PRIORITY, Limits
-from swiftrec.server.catalogue.catalogue import Filter
-from swiftrec.server.domain import Recommendation, Strategy, Timings
+from swiftrec.server.batching.scheduler import Limits
+from swiftrec.server.domain import DEFAULT_PRIORITY, Filter, Recommendation, Strategy, Timings
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import Event, RecommendRequest
 from swiftrec.server.worker.respond import to_response
 from swiftrec.server.worker.validate import InputLimits, to_request

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-PRIORITIES = range(10)  # 1 is the most urgent, 9 the least, 0 means the default
-DEFAULT_PRIORITY = 5
 MIN_SPLIT_S = 1e-3  # shorter batches are not split between sessions
 
 

@@ -70,7 +70,7 @@ class ApproximateIndex:
     def __init__(
         self, vectors: Vectors, metric: _Projection, lists: faiss.IndexIVF, nprobe_by_depth: tuple[int, ...]
     ) -> None:
-        self._vectors, self._metric, self._lists, self._measure_nprobe = vectors, metric, lists, nprobe_by_depth
+        self._vectors, self._metric, self._lists, self._nprobe_by_depth = vectors, metric, lists, nprobe_by_depth
 
     @classmethod
     def build(cls, vectors: Vectors, users: Vectors) -> ApproximateIndex:
@@ -133,7 +133,7 @@ class ApproximateIndex:
         count = k + max(2 * k, _MIN_EXTRA_CANDIDATES) + len(allowed.denied) + more
         # All denied items may be better.
         depth = (k + more + allowed.denied_count) * len(self._vectors) / max(1, allowed.count)
-        probes = min(int(self._lists.nlist), nprobe_for(depth, self._measure_nprobe))
+        probes = min(int(self._lists.nlist), nprobe_for(depth, self._nprobe_by_depth))
         query = (user @ self._metric.users)[np.newaxis]
         _, neighbours = self._lists.search(query, count, params=faiss.SearchParametersIVF(nprobe=probes, sel=selector))
         candidates = np.sort(neighbours[0][neighbours[0] >= 0])

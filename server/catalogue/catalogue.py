@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from swiftrec.server.catalogue import exact
 from swiftrec.server.catalogue.blend import item_vectors
 from swiftrec.server.catalogue.exact import CandidateSet, all_but
-from swiftrec.server.catalogue.filters import AttributeIndex, AttributeValues, Filter
-from swiftrec.server.catalogue.items import ITEMS, Item, ItemTable
+from swiftrec.server.catalogue.filters import AttributeIndex
+from swiftrec.server.catalogue.items import ITEMS, ItemTable
 from swiftrec.server.catalogue.sparse import NO_BOOSTS, SWITCH_OVER, AnyBoosts, Positions, Vector
+from swiftrec.server.domain import Filter, Item
 from swiftrec.server.errors import BundleError
 
 if TYPE_CHECKING:
     from swiftrec.server.catalogue.approximate import ApproximateIndex
 
-__all__ = ["ITEMS", "VECTORS", "AttributeValues", "Catalogue", "Filter", "IndexMode", "Item", "ScoredItems"]
+__all__ = ["ITEMS", "VECTORS", "Catalogue", "IndexMode", "ScoredItems"]
 
 VECTORS, SENTENCES = "vectors.npy", "sentences.npy"
 EXACT_BELOW = 10_000  # candidates: up to this number an exact search is as fast as the index

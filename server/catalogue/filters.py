@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from swiftrec.server.catalogue.exact import (
     pack,
 )
 from swiftrec.server.catalogue.lru import LruCache
+from swiftrec.server.domain import AttributeConditions, AttributeValues, Filter
 from swiftrec.server.errors import InvalidRequest
 
 _CACHE_BYTES = 16 * 2**20
@@ -37,40 +38,6 @@ _ENTRY_BYTES, _CONDITION_BYTES, _VALUE_BYTES = 400, 200, 8  # overhead of a cach
 _SCATTER_WORDS = 8  # writing a position: touches a cache line of 8 words
 _LOOKUP_WORDS = 1_024  # looking up an id or a value in a dictionary
 _STEP_WORDS = 16_384  # a posting list or a union: a few calls of numpy
-
-
-@dataclass(frozen=True, slots=True)
-class AttributeValues:
-    """An attribute and its distinct values."""
-
-    name: str
-    values: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(dict.fromkeys(self.values)))
-
-
-_Conditions: TypeAlias = "tuple[tuple[AttributeValues, ...], tuple[AttributeValues, ...], tuple[AttributeValues, ...]]"
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Conditions, all of which must be met; empty ones do not restrict. `is_empty`: there is no condition."""
-
-    allowed: frozenset[str] = frozenset()
-    denied: frozenset[str] = frozenset()
-    any_of: tuple[AttributeValues, ...] = ()
-    all_of: tuple[AttributeValues, ...] = ()
-    none_of: tuple[AttributeValues, ...] = ()
-    is_empty: bool = field(init=False, repr=False, compare=False)  # read several times for each request
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "is_empty", not (self.allowed or self.denied or any(self.on_attributes)))
-
-    @property
-    def on_attributes(self) -> _Conditions:
-        """The conditions on attributes, which do not depend on the user."""
-        return self.any_of, self.all_of, self.none_of
 
 
 class _Resolved(NamedTuple):
@@ -137,7 +104,7 @@ class AttributeIndex:
             name: {value: self._posting_list(np.array(places, dtype=np.int32)) for value, places in values.items()}
             for name, values in values_by_name.items()
         }
-        self._cache: LruCache[_Conditions, _Resolved] = LruCache(cache_bytes)
+        self._cache: LruCache[AttributeConditions, _Resolved] = LruCache(cache_bytes)
 
     @property
     def cached_bytes(self) -> int:

@@ -5,30 +5,16 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import overload
 
+from swiftrec.server.domain import Item
 from swiftrec.server.errors import BundleError
 
 ITEMS = "items.jsonl"
 MAX_DECODED_ITEMS = 16_384  # decoded items in the cache
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Item:
-    """One item; `popularity` counts its interactions in the data that the bundle was made from.
-
-    Compared by identity, so that it can be a cache key.
-    """
-
-    id: str
-    title: str
-    text: str
-    attributes: dict[str, list[str]]
-    popularity: float
 
 
 class ItemTable(Sequence[Item]):

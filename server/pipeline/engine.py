@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -71,64 +72,30 @@ class EngineOptions:
 
 
 class LocalEngine:
-    """Runs ONNX Runtime in this process. Must be used by one thread.
+    """Runs ONNX Runtime in this process; made by `open_engine`. Must be used by one thread.
 
     Args:
         bundle: a verified bundle.
         options: how the models run.
-        tokenizer, catalogue, scoring: the bundle's.
-        recorder: records batches and cache look-ups.
-        open_session: opens the model at a path on a device.
+        encoder, ranker: the bundle's models.
+        stages: the stages of the pipeline.
+        executor: runs batches of a model in parallel; None: they run one after the other.
         clock: seconds, monotonic.
-
-    Attributes:
-        stages: used by the stages of the pipeline.
     """
 
     def __init__(
         self,
         bundle: Bundle,
         options: EngineOptions,
-        tokenizer: Tokenizer,
-        catalogue: Catalogue,
-        scoring: Scoring,
-        *,
-        recorder: BundleRecorder,
-        open_session: Callable[[Path, str, int], Session],
-        clock: Callable[[], float] = time.monotonic,
+        encoder: EncoderModel,
+        ranker: RankerModel,
+        stages: Stages,
+        executor: ThreadPoolExecutor | None,
+        clock: Callable[[], float],
     ) -> None:
-        manifest = bundle.manifest
         self._bundle, self._options, self._clock = bundle, options, clock
-        encoder = open_session(bundle.encoder(options.device, options.variant), options.device, options.threads)
-        ranker = open_session(bundle.folder / RANKER, options.device, options.threads)
-        self._encoder, self._ranker = EncoderModel(encoder), RankerModel(ranker, manifest.dimensions)
-        sessions = options.session_count()
-        self._executor = ThreadPoolExecutor(sessions - 1, thread_name_prefix="model") if sessions > 1 else None
-
-        def runner(model: Model[P], name: str) -> ModelRunner[P]:
-            models = recorder.models
-            return ModelRunner(
-                model, options.limits, sessions=sessions, executor=self._executor, clock=clock, recorder=models[name]
-            )
-
-        cache = VectorCache(options.cache_bytes)
-        recorder.cache_bytes = lambda: cache.size_bytes
-        self.stages = Stages(
-            tokenizer=tokenizer,
-            encoder=runner(self._encoder, "encoder"),
-            ranker=runner(self._ranker, "ranker"),
-            catalogue=catalogue,
-            scoring=scoring,
-            names=Names(scoring.words, catalogue.sentences, manifest.same_item, catalogue.title),
-            cache=cache,
-            limits=options.limits,
-            max_history=manifest.max_history,
-            exclude_history=manifest.exclude_history,
-            sessions=sessions,
-            lookups=recorder,
-            clock=clock,
-        )
-        catalogue.index(options.index, self._sample_users)
+        self._encoder, self._ranker, self._executor = encoder, ranker, executor
+        self.stages = stages
 
     def start(self) -> None:
         """Start the threads of the models and warm them up."""
@@ -172,12 +139,66 @@ class LocalEngine:
         except Exception as error:
             raise BundleError(f"{self._bundle.folder}: a model cannot be run ({error})") from error
 
-    def _sample_users(self) -> NDArray[np.float32]:
-        def encode(texts: list[str]) -> Sequence[Vector]:
-            return self._encoder.run(self.stages.tokenizer.encode(texts))
 
-        stages = self.stages
-        return index_training_users(self._ranker, encode, stages.catalogue, stages.scoring, stages.max_history)
+def open_engine(
+    bundle: Bundle,
+    options: EngineOptions,
+    tokenizer: Tokenizer,
+    catalogue: Catalogue,
+    scoring: Scoring,
+    *,
+    recorder: BundleRecorder,
+    open_session: Callable[[Path, str, int], Session],
+    clock: Callable[[], float] = time.monotonic,
+) -> LocalEngine:
+    """Open the models of a bundle, and index its catalogue if the options say so.
+
+    Args:
+        bundle: a verified bundle.
+        options: how the models run.
+        tokenizer, catalogue, scoring: the bundle's.
+        recorder: records batches and cache look-ups.
+        open_session: opens the model at a path on a device.
+        clock: seconds, monotonic.
+
+    Raises:
+        BundleError, ProviderError: a model cannot be opened.
+    """
+    manifest, sessions = bundle.manifest, options.session_count()
+    encoder_path = bundle.encoder(options.device, options.variant)
+    encoder = EncoderModel(open_session(encoder_path, options.device, options.threads))
+    ranker_session = open_session(bundle.folder / RANKER, options.device, options.threads)
+    ranker = RankerModel(ranker_session, manifest.dimensions)
+    executor = ThreadPoolExecutor(sessions - 1, thread_name_prefix="model") if sessions > 1 else None
+    runner = partial(ModelRunner, limits=options.limits, sessions=sessions, executor=executor, clock=clock)
+    cache = VectorCache(options.cache_bytes)
+    recorder.cache_bytes = lambda: cache.size_bytes
+    stages = Stages(
+        tokenizer=tokenizer,
+        encoder=runner(encoder, recorder=recorder.models["encoder"]),
+        ranker=runner(ranker, recorder=recorder.models["ranker"]),
+        catalogue=catalogue,
+        scoring=scoring,
+        names=Names(scoring.words, catalogue.sentences, manifest.same_item, catalogue.title),
+        cache=cache,
+        limits=options.limits,
+        max_history=manifest.max_history,
+        exclude_history=manifest.exclude_history,
+        sessions=sessions,
+        lookups=recorder,
+        clock=clock,
+    )
+    catalogue.index(options.index, lambda: _sample_users(encoder, ranker, stages))
+    return LocalEngine(bundle, options, encoder, ranker, stages, executor, clock)
+
+
+def _sample_users(encoder: EncoderModel, ranker: RankerModel, stages: Stages) -> NDArray[np.float32]:
+    """User vectors to train the index on."""
+
+    def encode(texts: list[str]) -> Sequence[Vector]:
+        return encoder.run(stages.tokenizer.encode(texts))
+
+    return index_training_users(ranker, encode, stages.catalogue, stages.scoring, stages.max_history)
 
 
 def start_threads(executor: ThreadPoolExecutor, number: int) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.server.catalogue.blend import Known, Scoring
-from swiftrec.server.catalogue.catalogue import Catalogue, Item
+from swiftrec.server.catalogue.catalogue import Catalogue
 from swiftrec.server.catalogue.sparse import Positions
+from swiftrec.server.domain import Item
 from swiftrec.server.models.networks import EventKind, RankerModel, UserSequence, ranker_half, sentence_half
 
 _BATCHES, _USERS = 64, 32  # number of batches, and users in a batch

@@ -20,7 +20,7 @@ from swiftrec.server.errors import BundleError, SwiftrecError
 from swiftrec.server.models.bundle import MANIFEST, Bundle
 from swiftrec.server.models.session import Session, open_session
 from swiftrec.server.models.tokenizer import Tokenizer
-from swiftrec.server.pipeline.engine import Engine, EngineOptions, LocalEngine
+from swiftrec.server.pipeline.engine import Engine, EngineOptions, open_engine
 from swiftrec.server.pipeline.recommend import resolve, resolve_texts, to_result
 from swiftrec.server.pipeline.request_state import RequestState, TextState
 from swiftrec.server.telemetry.metrics import BundleRecorder, Metrics
@@ -59,7 +59,7 @@ class Recommender:
         self.catalogue = Catalogue.load(bundle.folder, manifest.sentence_dimensions)
         self._check_dimensions()
         self.scoring = load_scoring(bundle, self.catalogue, options.parts_off)
-        local = LocalEngine(
+        local = open_engine(
             bundle,
             options,
             self.tokenizer,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from struct import Struct
 
-from swiftrec.server.catalogue.items import MAX_DECODED_ITEMS, Item
-from swiftrec.server.domain import Recommendation, Strategy
+from swiftrec.server.catalogue.items import MAX_DECODED_ITEMS
+from swiftrec.server.domain import Item, Recommendation, Strategy
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 
 _MAX_UNKNOWN_VALUES, _UNKNOWN_VALUE_CHARS = 100, 200  # of a filter, listed in a response

@@ -8,9 +8,7 @@ from functools import partial
 from itertools import chain
 from typing import TypeVar
 
-from swiftrec.server.batching.scheduler import DEFAULT_PRIORITY, PRIORITIES
-from swiftrec.server.catalogue.catalogue import AttributeValues, Filter
-from swiftrec.server.domain import ItemEvent, Request, TextEvent
+from swiftrec.server.domain import DEFAULT_PRIORITY, PRIORITIES, AttributeValues, Filter, ItemEvent, Request, TextEvent
 from swiftrec.server.errors import InvalidRequest
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from swiftrec.server.text import is_blank

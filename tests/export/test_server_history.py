@@ -14,10 +14,9 @@ from swiftrec.export.data.split import Cases
 from swiftrec.export.evaluate import recommender as evaluation
 from swiftrec.export.evaluate.recommender import Retrieval
 from swiftrec.server.catalogue.blend import Blend, Scoring, Weights
-from swiftrec.server.catalogue.filters import Filter
 from swiftrec.server.catalogue.history import History, Names
 from swiftrec.server.catalogue.sparse import Memory
-from swiftrec.server.domain import Request, Strategy, TextEvent
+from swiftrec.server.domain import Filter, Request, Strategy, TextEvent
 from swiftrec.server.models.networks import EncoderModel, RankerModel
 from swiftrec.server.pipeline.recommender import Recommender
 from tests.server.support import small

@@ -14,8 +14,8 @@ import grpc
 import pytest
 
 from swiftrec.ask import read_token
-from swiftrec.server.catalogue.items import Item
 from swiftrec.server.config import ServerSettings
+from swiftrec.server.domain import Item
 from swiftrec.server.hint import Example, example, hint, program_as_typed
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.conftest import ROOT

@@ -18,11 +18,12 @@ from swiftrec.export.blend.words import make_words
 from swiftrec.server.catalogue import exact
 from swiftrec.server.catalogue.approximate import ApproximateIndex, nprobe_for
 from swiftrec.server.catalogue.blend import FACTS, Blend, Row, Scoring, Weights, item_vectors
-from swiftrec.server.catalogue.catalogue import VECTORS, AttributeValues, Catalogue, Filter, IndexMode, Item
+from swiftrec.server.catalogue.catalogue import VECTORS, Catalogue, IndexMode
 from swiftrec.server.catalogue.exact import CandidateSet
 from swiftrec.server.catalogue.filters import AttributeIndex
 from swiftrec.server.catalogue.items import ItemTable
 from swiftrec.server.catalogue.sparse import NO_BOOSTS, Boosts, Memory
+from swiftrec.server.domain import AttributeValues, Filter, Item
 from swiftrec.server.errors import BundleError
 from swiftrec.server.models.bundle import RANKER, SENTENCES, Bundle
 from swiftrec.server.models.networks import EncoderModel, RankerModel, UserSequence

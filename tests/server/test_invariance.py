@@ -13,7 +13,8 @@ from onnxruntime.quantization import quantize_dynamic
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
-from swiftrec.server.catalogue.catalogue import VECTORS, Catalogue, Filter
+from swiftrec.server.catalogue.catalogue import VECTORS, Catalogue
+from swiftrec.server.domain import Filter
 from swiftrec.server.models import tokenizer as module
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.models.networks import EncoderModel, EventKind, RankerModel, UserSequence

@@ -281,7 +281,7 @@ def imported(folder: Path, statement: str, cpus: set[int]) -> tuple[list[int], l
 def test_import_has_a_widened_affinity_that_is_restored_afterwards(tmp_path: Path, number: int) -> None:
     allowed = sorted(os.sched_getaffinity(0))
     own = set(allowed[:number])
-    during, after = imported(tmp_path, "from server.models.runtime import onnxruntime", own)
+    during, after = imported(tmp_path, "from swiftrec.server.models.runtime import onnxruntime", own)
     assert set(during) >= (set(allowed) if len(own) == 1 else own)
     assert set(after) == own
 

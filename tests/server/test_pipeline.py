@@ -13,8 +13,16 @@ from numpy.typing import NDArray
 
 from swiftrec.server.batching.cost_model import CostModel
 from swiftrec.server.catalogue.blend import Known, ScoreTerms
-from swiftrec.server.catalogue.catalogue import AttributeValues, Filter, Item
-from swiftrec.server.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent
+from swiftrec.server.domain import (
+    AttributeValues,
+    Filter,
+    Item,
+    ItemEvent,
+    Recommendation,
+    Request,
+    Strategy,
+    TextEvent,
+)
 from swiftrec.server.errors import ModelFailed
 from swiftrec.server.models.networks import ranker_half
 from swiftrec.server.pb.swiftrec.v1 import encoder_pb2

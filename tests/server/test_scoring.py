@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from swiftrec.server.catalogue.blend import SIGNALS, Blend, Known, Scoring, Weights
-from swiftrec.server.catalogue.catalogue import Catalogue, Filter, Item
+from swiftrec.server.catalogue.catalogue import Catalogue
 from swiftrec.server.catalogue.contributions import Contribution, contributions
 from swiftrec.server.catalogue.sparse import (
     EVENTS,
@@ -29,6 +29,7 @@ from swiftrec.server.catalogue.sparse import (
     merged,
     summed,
 )
+from swiftrec.server.domain import Filter, Item
 from swiftrec.server.errors import BundleError
 from swiftrec.server.models.bundle import MANIFEST, Manifest
 from swiftrec.server.parts import PARTS

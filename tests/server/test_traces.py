@@ -206,7 +206,9 @@ def test_nothing_of_a_request_is_in_logs_metrics_or_spans(
 
 
 def test_opentelemetry_is_not_imported_when_off() -> None:
-    code = "import sys, server.__main__; sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
+    code = (
+        "import sys, swiftrec.server.__main__; sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

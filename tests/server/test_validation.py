@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swiftrec.server.catalogue.items import Item
-from swiftrec.server.domain import Recommendation, Strategy, Timings
+from swiftrec.server.domain import Item, Recommendation, Strategy, Timings
 from swiftrec.server.errors import InvalidRequest
 from swiftrec.server.messages import decode
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb

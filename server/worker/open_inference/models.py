@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tritonclient.grpc import model_config_pb2 as config_pb
 from tritonclient.grpc import service_pb2 as pb
 
-from swiftrec.server.batching.scheduler import DEFAULT_PRIORITY, PRIORITIES
+from swiftrec.server.domain import DEFAULT_PRIORITY, PRIORITIES
 from swiftrec.server.errors import InvalidInput, NotFound
 from swiftrec.server.models.registry import BUNDLE_NAME
 from swiftrec.server.pipeline.recommender import Recommender

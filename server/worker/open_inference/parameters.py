@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tritonclient.grpc import service_pb2 as pb
 
-from swiftrec.server.batching.scheduler import DEFAULT_PRIORITY
+from swiftrec.server.domain import DEFAULT_PRIORITY
 from swiftrec.server.errors import InvalidInput, InvalidRequest
 from swiftrec.server.worker.validate import check_name, to_priority
 
