@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -156,7 +155,9 @@ def open_engine(
     Args:
         bundle: a verified bundle.
         options: how the models run.
-        tokenizer, catalogue, scoring: the bundle's.
+        tokenizer: the bundle's.
+        catalogue: the bundle's.
+        scoring: the bundle's.
         recorder: records batches and cache look-ups.
         open_session: opens the model at a path on a device.
         clock: seconds, monotonic.
@@ -170,13 +171,23 @@ def open_engine(
     ranker_session = open_session(bundle.folder / RANKER, options.device, options.threads)
     ranker = RankerModel(ranker_session, manifest.dimensions)
     executor = ThreadPoolExecutor(sessions - 1, thread_name_prefix="model") if sessions > 1 else None
-    runner = partial(ModelRunner, limits=options.limits, sessions=sessions, executor=executor, clock=clock)
+
+    def runner(model: Model[P], name: str) -> ModelRunner[P]:
+        return ModelRunner(
+            model,
+            options.limits,
+            sessions=sessions,
+            executor=executor,
+            clock=clock,
+            recorder=recorder.models[name],
+        )
+
     cache = VectorCache(options.cache_bytes)
     recorder.cache_bytes = lambda: cache.size_bytes
     stages = Stages(
         tokenizer=tokenizer,
-        encoder=runner(encoder, recorder=recorder.models["encoder"]),
-        ranker=runner(ranker, recorder=recorder.models["ranker"]),
+        encoder=runner(encoder, "encoder"),
+        ranker=runner(ranker, "ranker"),
         catalogue=catalogue,
         scoring=scoring,
         names=Names(scoring.words, catalogue.sentences, manifest.same_item, catalogue.title),
