@@ -17,18 +17,18 @@ from swiftrec.benchmarks import (
     fair,
     floor,
     load,
-    null_model_server,
+    null_server,
     overload,
-    recording,
+    record,
     swaps,
-    teacher_comparison,
+    teacher,
 )
-from swiftrec.benchmarks.catalogue_scale import command as catalogue
-from swiftrec.benchmarks.microbenchmarks import contention, score_parts
+from swiftrec.benchmarks.catalogue import command as catalogue
+from swiftrec.benchmarks.microbenchmarks import contention, parts
 from swiftrec.benchmarks.optional_deps import error_sentence
 from swiftrec.benchmarks.peers import command as peers
 from swiftrec.benchmarks.quality import command as quality
-from swiftrec.benchmarks.suite import compare, promises, readme, result, summary
+from swiftrec.benchmarks.suite import compare, readme, schema, summary, targets
 from swiftrec.benchmarks.suite import run as suite
 from swiftrec.benchmarks.suite.settings import BenchSettings
 from swiftrec.server.config import read_settings
@@ -47,20 +47,29 @@ _TOOLS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
     "fair": (fair.FairSettings, fair.run),
     "floor": (floor.FloorSettings, floor.run),
     "load": (load.LoadSettings, load.run),
-    "null-server": (null_model_server.NullModelSettings, null_model_server.run),
+    "null-server": (null_server.NullModelSettings, null_server.run),
     "overload": (overload.OverloadSettings, overload.run),
-    "parts": (score_parts.PartsSettings, score_parts.run),
+    "parts": (parts.PartsSettings, parts.run),
     "peers": (peers.PeersSettings, peers.run),
     "quality": (quality.QualitySettings, quality.run),
     "readme": (readme.ReadmeSettings, readme.run),
-    "record": (recording.RecordSettings, recording.run),
-    "schema": (result.SchemaSettings, result.print_schema),
+    "record": (record.RecordSettings, record.run),
+    "schema": (schema.SchemaSettings, schema.run),
     "summary": (summary.SummarySettings, summary.run),
     "swaps": (swaps.SwapsSettings, swaps.run),
-    "targets": (promises.TargetsSettings, promises.run),
-    "teacher": (teacher_comparison.TeacherSettings, teacher_comparison.run),
-    "teacher-serve": (teacher_comparison.TeacherServeSettings, teacher_comparison.serve),
+    "targets": (targets.TargetsSettings, targets.run),
+    "teacher": (teacher.TeacherSettings, teacher.run),
+    "teacher-serve": (teacher.TeacherServeSettings, teacher.serve),
 }
+
+_RENAMED = {"stub": "null-server"}
+"""Old tool -> new tool: the old name works for one release, with a warning."""
+_WITHDRAWN = {
+    "ratio": "use swiftrec bench --workloads NAME",
+    **dict.fromkeys(("fronts", "gaps", "hotspots", "padding"), "swiftrec bench --help lists the tools"),
+    "peers --flush": "leave the flag out, as the other servers run with their own settings",
+}
+"""Tools and flags that no longer exist, each with what to do instead."""
 
 
 def main(arguments: list[str]) -> int:
@@ -73,9 +82,14 @@ def main(arguments: list[str]) -> int:
             sys.stdout.write(_usage())
             return 0
     name, *rest = arguments if arguments and not arguments[0].startswith("-") else [_DEFAULT, *arguments]
-    if name not in _TOOLS:
-        remedy = suggestion(name, "swiftrec bench", _TOOLS, "tools")
-        sys.stderr.write(f"swiftrec bench: unknown tool {name}: {remedy}\n")
+    if name in _RENAMED:
+        new = _RENAMED[name]
+        sys.stderr.write(
+            f"swiftrec bench: warning: {name} is now {new}: the old name will not work in the next release\n"
+        )
+        name = new
+    if problem := _problem(name, rest):
+        sys.stderr.write(f"swiftrec bench: {problem}\n")
         return 2
     settings, tool = _TOOLS[name]
     program = "swiftrec bench" if name == _DEFAULT else f"swiftrec bench {name}"
@@ -87,6 +101,14 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"{program}: it was interrupted before anything was measured\n")
     return 2
+
+
+def _problem(name: str, flags: list[str]) -> str:
+    """Why the tool or one of its flags does not exist, and what to do; empty if they may."""
+    for called in (name, *(f"{name} {flag.partition('=')[0]}" for flag in flags)):
+        if called in _WITHDRAWN:
+            return f"{called} was withdrawn: {_WITHDRAWN[called]}"
+    return "" if name in _TOOLS else f"unknown tool {name}: {suggestion(name, 'swiftrec bench', _TOOLS, 'tools')}"
 
 
 def _usage() -> str:

@@ -26,27 +26,28 @@ _ALONE_SHARE = 0.6  # of the prepared requests
 
 
 class AgainstSettings(BaseSettings):
-    """CPU of a request and p50, divided by another commit's; goals: query .68, mixed .70, list .80, bert .75, p50 1.0.
+    """Compare CPU per request and p50 with another commit.
 
-    Use it to judge a change of the server. Prints a row for each workload; exit code 1 if a goal is missed.
+    Use it to judge a change of the server. Goals, as ratios to the other commit: CPU 0.68 (query), 0.70 (mixed), 0.80
+    (list), 0.75 (any, with a bert encoder), p50 1.0. Prints a row for each workload; exit code 1 if a goal is missed.
     """
 
     model_config = SettingsConfigDict(cli_prog_name="swiftrec bench against", cli_kebab_case=True)
 
     tree: Path = Field(description="source tree of the other commit, e.g. made by `git worktree add`")
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
-    their_bundle: Path | None = Field(None, description="bundle that the other commit can read; --bundle if not given")
-    variant: str | None = Field(None, description="encoder of both; each bundle's default if not given")
+    their_bundle: Path | None = Field(None, description="bundle for the other commit, if it cannot read --bundle")
+    variant: str | None = Field(None, description="encoder of both; if not given, each bundle's default")
     workload: list[Name] = Field(["query", "mixed", "list"], description="requests to send: see benchmarks/workload.py")
     repeats: int = Field(3, ge=1, description="rounds")
-    seconds: float = Field(4.0, gt=0, description="length of the window with many in flight; with one in flight half")
+    seconds: float = Field(4.0, gt=0, description="length of the saturated window; half of it with one in flight")
     warmup_s: float = Field(2.0, ge=0, description="seconds of load before each window")
     in_flight: int = Field(64, ge=1, le=4_096, description="recommendations in flight")
-    requests: int = Field(50_000, ge=64, description="recommendations prepared for a turn")
+    requests: int = Field(50_000, ge=64, description="number of recommendations prepared for each window")
     seed: int = Field(7, description="random seed of the first round; each round uses the next")
     server_flags: str = Field(
         "",
-        description='more flags of this server, as one word: --server-flags="--parts ranker" if they have none',
+        description='more flags for the server of this commit, in quotes: --server-flags="--parts ranker"',
     )
 
 

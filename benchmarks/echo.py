@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import grpc
 import grpc.aio
@@ -68,19 +68,20 @@ class Pause:
 
 
 class EchoSettings(BaseSettings):
-    """A bare gRPC server without a model: the lower limit of gRPC's cost.
+    """Run a gRPC server without a model, to measure the cost of gRPC alone.
 
     Use it to find out what a client can do, or how much of a request is gRPC. Prints its address when ready.
     """
 
     model_config = SettingsConfigDict(cli_prog_name="swiftrec bench echo", cli_kebab_case=True, cli_implicit_flags=True)
+    RENAMED: ClassVar = {"stall_after_s": "pause_after_s", "stall_s": "pause_s"}
 
     front: Literal["threads", "aio"] = Field("threads", description="grpc.server with a thread pool, or grpc.aio")
     workers: int = Field(256, ge=1, description="threads of the pool (front threads)")
-    bundle: Path | None = Field(None, description="answer Recommend as well, with items of this bundle (front threads)")
-    pause_after_s: float = Field(0.0, ge=0, description="seconds from the first call to a pause (front threads)")
-    pause_s: float = Field(0.0, ge=0, description="length of the pause, in which nothing is answered; 0: none")
-    port: int = Field(0, ge=0, le=65_535, description="0: a free one")
+    bundle: Path | None = Field(None, description="also serve Recommend, with items of this bundle (front threads)")
+    pause_after_s: float = Field(0.0, ge=0, description="time from the first call to a pause (front threads)")
+    pause_s: float = Field(0.0, ge=0, description="length of the pause, during which no call is answered; 0: no pause")
+    port: int = Field(0, ge=0, le=65_535, description="port; 0 takes a free one")
 
     @model_validator(mode="after")
     def _threads_only(self) -> Self:

@@ -48,9 +48,10 @@ _HEAD = [
 
 
 class FairSettings(BaseSettings):
-    """Health checks and small requests beside the costliest ones; goals: health's p99 +2 ms, the others' p50 x2.
+    """Measure how expensive requests slow down health checks and small requests.
 
-    Use it after a change of batching or admission. Prints a row for each kind of costly request; exit code 1 if a goal
+    Use it after a change of batching or admission. Goals: the p99 of health checks rises by at most 2 ms, and the p50
+    of small requests at most doubles. Prints a row for each kind of costly request; exit code 1 if a goal
     is missed.
     """
 
@@ -58,10 +59,10 @@ class FairSettings(BaseSettings):
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
     variant: str | None = Field(None, description="encoder; the bundle's default if not given")
-    repeats: int = Field(3, ge=1, description="rounds over the costly requests")
+    repeats: int = Field(3, ge=1, description="number of rounds over the expensive requests")
     seconds: float = Field(5.0, gt=0, description="length of each measurement")
-    rate: float = Field(50.0, gt=0, description="small recommendations a second, of the workload mixed")
-    health_rate: float = Field(100.0, gt=0, description="health checks a second")
+    rate: float = Field(50.0, gt=0, description="small requests per second, of the workload mixed")
+    health_rate: float = Field(100.0, gt=0, description="health checks per second")
     seed: int = Field(7, description="random seed of requests and arrivals")
 
 

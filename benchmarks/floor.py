@@ -43,7 +43,7 @@ TOP_K = 10
 
 
 class FloorSettings(BaseSettings):
-    """CPU time of a request offline: one thread, sorted by length, best batch size.
+    """Measure the CPU time of a request without a server: one thread, texts sorted by length, best batch size.
 
     Use it as the lower limit when you judge a server. Prints the time by batch size and by step.
     """
@@ -53,12 +53,12 @@ class FloorSettings(BaseSettings):
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
     variant: str | None = Field(None, description="encoder, e.g. bert3-int8; the bundle's default if not given")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the models run (cuda: never run on a GPU yet)")
-    workload: Name = Field("words", description="requests: see benchmarks/workload.py")
+    workload: Name = Field("words", description="workload; see benchmarks/workload.py")
     texts: int = Field(1_000, ge=1, description="number of requests")
     batch: list[int] = Field(list(BATCHES), description="batch sizes of the encoder to try")
-    seed: int = Field(7, description="random seed; the load generator with this seed starts with the same requests")
+    seed: int = Field(7, description="random seed; the load generator sends the same requests with the same seed")
     parts: Annotated[str, AfterValidator(check_parts)] = Field(
-        ",".join(PARTS), description="parts of the score that count, as the server's --parts"
+        ",".join(PARTS), description="parts of the score to use, as in swiftrec serve --parts"
     )
     core: int = Field(SERVER_CORE, ge=0, description="core to run on")
 

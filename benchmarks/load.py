@@ -22,14 +22,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import CliSuppress, SettingsConfigDict
 
 from swiftrec.benchmarks import formatting
 from swiftrec.benchmarks.client import ClosedLoop, Pattern, ResponseLog, Send, arrivals, connected, open_loop
 from swiftrec.benchmarks.connection import AccessSettings, check_source
 from swiftrec.benchmarks.environment import CpuMeter, CpuReading, ReadCpu, cpu_reader, read_cpu
 from swiftrec.benchmarks.hdr import write_log
-from swiftrec.benchmarks.recording import Recording
+from swiftrec.benchmarks.record import Recording
 from swiftrec.benchmarks.server_process import tool_command
 from swiftrec.benchmarks.statistics import UNAVAILABLE, Rows, Window, merge_windows, read_responses, window_figures
 from swiftrec.benchmarks.workload import PATHS, WORKLOADS, Method, Name, Requests, make
@@ -41,9 +41,10 @@ _READY = "ready"
 
 
 class LoadSettings(AccessSettings):
-    """Throughput, latency and CPU time of a running server under load; the last line is JSON.
+    """Measure throughput, latency and CPU time of a running server under load.
 
-    Use it to measure one server at one load. Prints requests per second, percentiles and the server's step times.
+    Use it to measure one server at one load. Prints requests per second, percentiles and the server's step times;
+    the last line is JSON.
     """
 
     model_config = SettingsConfigDict(cli_prog_name="swiftrec bench load", cli_kebab_case=True, cli_implicit_flags=True)
@@ -53,25 +54,29 @@ class LoadSettings(AccessSettings):
     workload: Name = Field("words", description="requests to send: see benchmarks/workload.py")
     recording: Path | None = Field(None, description="replay this recording (open loop, at its arrival times)")
     speed: float = Field(1.0, gt=0, le=1_000, description="speed of a replay: 2 sends twice as fast")
-    loop: Literal["closed", "open"] = Field("closed", description="N in flight, or arrivals at a rate")
+    loop: Literal["closed", "open"] = Field(
+        "closed", description="closed: a fixed number in flight; open: a fixed arrival rate"
+    )
     in_flight: int = Field(64, ge=1, le=4_096, description="requests in flight (closed loop)")
     rate: float = Field(100.0, gt=0, le=100_000, description="requests per second (open loop)")
-    pattern: Pattern = Field("poisson", description="arrivals of the open loop")
+    pattern: Pattern = Field("poisson", description="distribution of arrivals (open loop)")
     warmup_s: float = Field(1.0, ge=0, description="seconds of load before the measured window")
     seconds: float = Field(5.0, gt=0, description="length of the measured window")
-    requests: int = Field(50_000, ge=1, description="requests prepared for a closed loop; none is sent twice")
-    cycle: bool = Field(False, description="repeat the requests (closed loop)")
+    requests: int = Field(50_000, ge=1, description="number of requests prepared for a closed loop; each is sent once")
+    cycle: bool = Field(False, description="send the prepared requests repeatedly (closed loop)")
     slo_ms: float = Field(100.0, gt=0, description="a response within it counts as goodput")
     seed: int = Field(7, description="random seed of requests and arrivals")
-    processes: int = Field(1, ge=1, le=64, description="client processes that share the load")
-    part: int = Field(0, ge=0, description="number of this client (set by the process that starts several)")
-    parts: int = Field(1, ge=1, description="number of clients (set by the process that starts several)")
-    window: Path | None = Field(None, description="write the measurements to this .npz file (set likewise)")
-    watch: int | None = Field(None, description="process id whose CPU time in the window is measured")
+    processes: int = Field(1, ge=1, le=64, description="number of client processes")
+    part: CliSuppress[int] = Field(0, ge=0, description="number of this client, set by the parent process")
+    parts: CliSuppress[int] = Field(1, ge=1, description="number of clients, set by the parent process")
+    window: CliSuppress[Path | None] = Field(None, description=".npz file of the window, set by the parent process")
+    watch: int | None = Field(None, description="id of a process whose CPU time to measure")
     rows: Path | None = Field(None, description="write the raw rows of the window to this .npz file")
     hdr: Path | None = Field(None, description="write latencies (microseconds) as a HdrHistogram log")
-    max_busy: float = Field(0.9, gt=0, description="share of its cores beyond which the client is the bottleneck")
-    max_late_ms: float = Field(5.0, gt=0, description="median lateness of sends beyond which it is, too (open loop)")
+    max_busy: float = Field(0.9, gt=0, description="share of its cores above which the client counts as the bottleneck")
+    max_late_ms: float = Field(
+        5.0, gt=0, description="median send delay above which the client counts as the bottleneck (open loop)"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ class LoadPlan:
         warmup_s: seconds before the window.
         seconds: length of the window.
         in_flight: requests in flight (closed loop).
-        cycle: repeat the requests (closed loop).
+        cycle: send the prepared requests repeatedly (closed loop).
     """
 
     requests: Requests

@@ -48,20 +48,24 @@ _CODES = {code.name: code.value[0] for code in grpc.StatusCode}
 
 
 class OverloadSettings(BaseSettings):
-    """Offer .5 to 10 times the capacity; goals: goodput .95, rejections' p99 50 ms, equal counts, no other status.
+    """Load the server with 0.5 to 10 times its capacity and check goodput and rejections.
 
-    Use it after a change of admission or batching. Prints a row for each load; exit code 1 if a goal is missed, or if
-    the control without admission meets all of them.
+    Use it after a change of admission or batching. Goals: goodput at least 0.95 of the capacity, p99 of rejections at
+    most 50 ms, no other status, and equal counts of the status codes in the client and in /metrics.
+
+    Prints a row for each load; exit code 1 if a goal is missed, or if the control without admission meets all of them.
     """
 
     model_config = SettingsConfigDict(cli_prog_name="swiftrec bench overload", cli_kebab_case=True)
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle whose words and item ids are sent")
-    times: list[float] = Field([0.5, 1.0, 1.5, 2.0, 5.0, 10.0], description="load as a multiple of the capacity")
+    times: list[float] = Field([0.5, 1.0, 1.5, 2.0, 5.0, 10.0], description="loads, as multiples of the capacity")
     seconds: float = Field(3.0, gt=0, description="length of each measurement")
-    warmup_s: float = Field(1.0, ge=0, description="load before each: longer than a response takes under it")
-    variant: list[str] = Field([], description="serve these encoders; none: models of a fixed service time")
-    workload: list[Name] = Field(["query", "list"], description="with --variant: requests to send")
+    warmup_s: float = Field(
+        1.0, ge=0, description="warm-up before each measurement; use more than the longest response time"
+    )
+    variant: list[str] = Field([], description="encoders to serve; if not given, models with a fixed service time")
+    workload: list[Name] = Field(["query", "list"], description="workloads to send, with --variant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +129,11 @@ def run(settings: OverloadSettings) -> int:
 
 def _steps(settings: OverloadSettings) -> Iterator[tuple[str, LoadStep]]:
     """Each load with its name; the last one is the control."""
-    with null_model_server(settings.bundle) as server:
+    with running_null_server(settings.bundle) as server:
         for times in settings.times:
             yield "", step(LoadTarget(server, settings.bundle), times, settings.seconds, settings.warmup_s)
         yield "after that", step(LoadTarget(server, settings.bundle), 0.5, settings.seconds, settings.warmup_s)
-    with null_model_server(settings.bundle, *NO_ADMISSION) as server:
+    with running_null_server(settings.bundle, *NO_ADMISSION) as server:
         yield _CONTROL, step(LoadTarget(server, settings.bundle), 3.0, settings.seconds, settings.warmup_s)
 
 
@@ -167,7 +171,7 @@ def _capacity(settings: OverloadSettings, server: ServerProcess, name: Name) -> 
 
 
 @contextmanager
-def null_model_server(bundle: Path, *flags: str) -> Iterator[ServerProcess]:
+def running_null_server(bundle: Path, *flags: str) -> Iterator[ServerProcess]:
     """The server with a queue budget of 400 ms, or with these flags instead."""
     flags = flags or ("--queue-budget-ms", f"{BUDGET_MS:.0f}")
     with running_server([*_NULL_SERVER, "--bundle", str(bundle), *flags], None) as running:

@@ -15,7 +15,7 @@ Stored = tuple[Path, R]
 
 def smoke(result: ToolResult) -> str:
     """A reason if it is a smoke run."""
-    return "a smoke run, whose figures say nothing" if result.settings.get("size") == "smoke" else ""
+    return "a smoke run, whose figures mean nothing" if result.settings.get("size") == "smoke" else ""
 
 
 def partial(result: ToolResult) -> str:

@@ -40,9 +40,10 @@ _TIMEOUT_MS = 30_000  # of a request: the server may be busy with a swap
 
 
 class SwapsSettings(BaseSettings):
-    """Responses while a bundle is replaced a thousand times; goals: no error, no response that mixes two versions.
+    """Replace a bundle 1,000 times under load and check every response.
 
-    Use it after a change of loading or of the registry. Prints counts; exit code 1 if a goal is missed.
+    Use it after a change of loading or of the registry. Goals: no error, and no response that mixes two versions.
+    Prints counts; exit code 1 if a goal is missed.
     """
 
     model_config = SettingsConfigDict(cli_prog_name="swiftrec bench swaps", cli_kebab_case=True)
@@ -51,7 +52,7 @@ class SwapsSettings(BaseSettings):
     variant: str | None = Field(None, description="encoder; the bundle's default if not given")
     swaps: int = Field(1_000, ge=1, description="number of times the served version is replaced")
     in_flight: int = Field(4, ge=1, le=512, description="requests in flight")
-    requests: int = Field(64, ge=1, description="different requests of the workload mixed, repeated")
+    requests: int = Field(64, ge=1, description="number of different requests of the workload mixed, sent repeatedly")
     seed: int = Field(7, description="random seed of the requests")
 
 

@@ -30,7 +30,7 @@ WORK = ("BERT over texts", "head")
 
 
 class ContentionSettings(BaseSettings):
-    """Time and CPU time of training beside a busy process, as multiples of those alone.
+    """Measure how much a busy process slows down training.
 
     Use it after a change of the export's threads, on an otherwise idle machine. Prints a row for each kind of work.
     """
@@ -38,11 +38,12 @@ class ContentionSettings(BaseSettings):
     model_config = SettingsConfigDict(cli_prog_name="swiftrec bench contention", cli_kebab_case=True)
 
     data: Path = Field(
-        Path("artifacts/.stages/movielens-quick/data"), description="folder of the export's stage data: BERT and texts"
+        Path("artifacts/.stages/movielens-quick/data"),
+        description="folder of the export stage data",
     )
-    texts: int = Field(1_280, ge=64, description="texts for BERT to encode")
-    steps: int = Field(30, ge=1, description="steps of the head's training")
-    rounds: int = Field(3, ge=1, description="each kind of work alone and beside the loop, in turn")
+    texts: int = Field(1_280, ge=64, description="number of texts that BERT encodes")
+    steps: int = Field(30, ge=1, description="training steps of the head")
+    rounds: int = Field(3, ge=1, description="number of rounds, each alone and with a busy process")
 
 
 class Spent(NamedTuple):

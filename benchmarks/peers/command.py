@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -28,7 +28,7 @@ from swiftrec.server.models.bundle import Bundle, load_bundle
 
 
 class PeersSettings(BaseSettings):
-    """Requests per second, p50 and p99 of this server and six others on the same job, one core each, in turn.
+    """Compare requests per second, p50 and p99 with six other servers, on one core each.
 
     Use it to compare with Triton, MLServer, BentoML, Ray Serve, LitServe and mosec. Each is installed once, with pinned
     packages, under artifacts/.peers. Prints a table and writes peers.json into a new folder of results; with --tries
@@ -38,14 +38,15 @@ class PeersSettings(BaseSettings):
     model_config = SettingsConfigDict(
         cli_prog_name="swiftrec bench peers", cli_kebab_case=True, cli_implicit_flags=True
     )
+    RENAMED: ClassVar = {"out": "results"}
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
-    variant: list[str] = Field([], description="encoders, e.g. bert3-int8; none: the bundle's default")
-    targets: list[str] = Field([], description="servers, by name; all if none is given")
-    repeats: int = Field(3, ge=1, description="rounds over all servers")
+    variant: list[str] = Field([], description="encoders, e.g. bert3-int8; if not given, the bundle's default")
+    targets: list[str] = Field([], description="names of the servers; if not given, all")
+    repeats: int = Field(3, ge=1, description="number of rounds over all servers")
     seconds: float = Field(4.0, gt=0, description="length of each window")
     warmup_s: float = Field(1.5, ge=0, description="seconds of load before each window")
-    in_flight: int = Field(64, ge=1, le=1_024, description="texts in flight when saturated")
+    in_flight: int = Field(64, ge=1, le=1_024, description="texts in flight at saturation")
     texts: int = Field(2_030, ge=64, description="number of different texts of 3 to 60 words, sent in turn")
     floor_texts: int = Field(290, ge=58, description="number of texts of the floor before and after each server")
     seed: int = Field(7, description="random seed of texts and arrivals")

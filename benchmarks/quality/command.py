@@ -35,12 +35,12 @@ _THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # the same ord
 
 
 class QualitySettings(BaseSettings):
-    """NDCG@10 and Recall@10 of SASRec, ALS and item-item of other libraries on a bundle's split, compared with ours.
+    """Compare a bundle with SASRec, ALS and item-item models.
 
     Rows: sasrec (RecTools), als and item-item (implicit). Each library is installed once, with pinned packages, into an
     environment under artifacts/.peers (1.3 GB for RecTools with PyTorch). A row is fitted on the training events of
     the bundle's split with each of a few settings, which are judged on the validation events; the best setting is
-    fitted again on both and gives lists for the test histories. The test targets never leave this process.
+    fitted again on both and gives lists for the test histories. The other processes never get the test targets.
 
     Needs the stages of the bundle's export (artifacts/.stages/NAME). Prints NDCG@10 and Recall@10 of the task "ids"
     over the whole catalogue with 95 % bootstrap intervals, and the paired difference to the bundle's default variant.
@@ -54,10 +54,11 @@ class QualitySettings(BaseSettings):
         cli_implicit_flags=True,
         cli_shortcuts={"as-json": "json"},
     )
+    RENAMED: ClassVar = {"out": "results"}
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
     rows: list[RowName] = Field(list(ENVIRONMENTS), min_length=1, description="rows to measure, e.g. als")
-    seeds: int = Field(3, ge=1, le=100, description="final fits of each random row; the table has their spread")
+    seeds: int = Field(3, ge=1, le=100, description="number of final fits of each random row, for its range")
     seed: int = Field(7, ge=0, description="first seed, also used to choose settings")
     results: Path = Field(RESULTS, description="folder of results")
     as_json: bool = Field(False, description="print the result as JSON instead of a table")

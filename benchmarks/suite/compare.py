@@ -33,16 +33,16 @@ _NOTED = (("machine", "onnxruntime"), ("settings", "seed"))
 
 
 class CompareSettings(BaseSettings):
-    """Every figure of a run compared with an earlier run, with the smallest change that chance does not explain.
+    """Compare a run with an earlier one and report significant changes.
 
-    Use it after a change of the code. Prints a table; exit code 1 if a figure is worse by more than chance explains.
+    Use it after a change of the code. Prints a table; exit code 1 if a figure is significantly worse.
     """
 
     model_config = SettingsConfigDict(cli_prog_name="swiftrec bench compare", cli_kebab_case=True)
 
     base: Path = Field(description="folder or bench.json of the earlier run")
     head: Path | None = Field(
-        None, description="folder or bench.json of the later run; the newest that can be compared if not given"
+        None, description="folder or bench.json of the later run; if not given, the newest comparable one"
     )
     results: Path = Field(RESULTS, description="folder of results")
 

@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from swiftrec import plots
 from swiftrec.benchmarks import formatting
 from swiftrec.benchmarks.bundle_id import BundleId
-from swiftrec.benchmarks.catalogue_scale.result import IN_PROCESS
+from swiftrec.benchmarks.catalogue.result import IN_PROCESS
 from swiftrec.benchmarks.peers.tables import few_rounds, label
 from swiftrec.benchmarks.peers.targets import BATCH, DOCUMENTED, OURS, SPLIT, UNARY
 from swiftrec.benchmarks.result_files import RESULTS

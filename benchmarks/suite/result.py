@@ -1,14 +1,11 @@
-"""`bench.json`, the result of `swiftrec bench`; `swiftrec bench schema` prints it as a JSON schema."""
+"""`bench.json`, the result of `swiftrec bench`."""
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, computed_field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from swiftrec.benchmarks.result_files import Number, ToolResult
 
@@ -108,15 +105,3 @@ class Result(ToolResult):
     alone_p90_ms: Number = Field(_NAN, description="p90 with one request in flight")
     batch_per_s: Number = Field(_NAN, description="recommendations per second in BatchRecommend calls of 32")
     parts: dict[str, Any] = Field({}, description="tokeniser, session, queue, index, serialisation: measured alone")
-
-
-class SchemaSettings(BaseSettings):
-    """The JSON schema of bench.json. Use it to read results with other programs; prints the schema."""
-
-    model_config = SettingsConfigDict(cli_prog_name="swiftrec bench schema")
-
-
-def print_schema(_settings: SchemaSettings) -> int:
-    """Print the schema."""
-    sys.stdout.write(json.dumps(Result.model_json_schema(mode="serialization"), indent=1) + "\n")
-    return 0

@@ -69,7 +69,7 @@ SIZES: dict[str, RunSize] = {
 
 
 class BenchSettings(AccessSettings):
-    """CPU per request, latency over throughput, start-up and memory of a bundle's server; writes a report.
+    """Measure CPU per request, latency by load, start-up and memory of a bundle's server, and write a report.
 
     Use it to measure a bundle on this machine: 10 minutes at most on 2 cores; --size smoke only tries it out. Prints
     tables and the result as JSON; writes bench.json, report.html and raw rows into a new folder of results. The work
@@ -78,27 +78,25 @@ class BenchSettings(AccessSettings):
 
     model_config = SettingsConfigDict(cli_prog_name="swiftrec bench", cli_kebab_case=True, cli_implicit_flags=True)
 
-    size: Literal["full", "smoke"] = Field("full", description="smoke: seconds, its figures say nothing")
+    size: Literal["full", "smoke"] = Field("full", description="smoke: takes seconds; do not use its figures")
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
     variant: str | None = Field(
-        None, description="encoder, e.g. bert3-int8, or its precision alone; the bundle's default if not given"
+        None, description="encoder, e.g. bert3-int8, or only its precision; if not given, the bundle's default"
     )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the models run (cuda: never run on a GPU yet)")
     target: str | None = Field(None, description="HOST:PORT: measure a running server instead of starting one")
     metrics: str | None = Field(None, description="HOST:PORT of the metrics of --target")
     workloads: list[Name] = Field(
-        [], description="measure only these, the first for the curve; see benchmarks/workload.py"
+        [], description="measure only these workloads, the curve with mixed or the first; see benchmarks/workload.py"
     )
-    rounds: int = Field(0, ge=0, le=100, description="interleaved rounds over everything; 0: as --size says")
+    rounds: int = Field(0, ge=0, le=100, description="number of rounds over all workloads; 0: as in --size")
     in_flight: int = Field(64, ge=1, le=4_096, description="recommendations in flight at saturation")
-    slo_ms: float = Field(100.0, gt=0, description="a response within it counts as goodput")
+    slo_ms: float = Field(100.0, gt=0, description="latency limit of responses that count as goodput")
     p99_bound_ms: float = Field(100.0, gt=0, description="report the highest rate whose p99 stays within it")
-    processes: int = Field(1, ge=1, le=64, description="load generators")
-    max_busy: float = Field(0.9, gt=0, description="share of their cores beyond which clients are the bottleneck")
-    server_flags: str = Field("--sessions 1", description='flags of the server, as one word: --server-flags="..."')
-    budget_s: float = Field(
-        570.0, gt=0, description="no further round starts that would end later, and no window of the first one"
-    )
+    processes: int = Field(1, ge=1, le=64, description="number of load generator processes")
+    max_busy: float = Field(0.9, gt=0, description="share of its cores above which the client counts as the bottleneck")
+    server_flags: str = Field("--sessions 1", description='flags for the server, in quotes: --server-flags="..."')
+    budget_s: float = Field(570.0, gt=0, description="time limit; do not start a round or window that would exceed it")
     seed: int = Field(7, ge=0, description="random seed")
     results: Path = Field(RESULTS, description="folder of results")
 

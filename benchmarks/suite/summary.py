@@ -16,13 +16,13 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from swiftrec.benchmarks import formatting, result_files
-from swiftrec.benchmarks.catalogue_scale.result import CatalogueResult
+from swiftrec.benchmarks.catalogue.result import CatalogueResult
 from swiftrec.benchmarks.peers.results import PeersResult, incomplete
 from swiftrec.benchmarks.peers.tables import few_rounds
 from swiftrec.benchmarks.result_files import RESULTS, ToolResult
 from swiftrec.benchmarks.selection import Selection, Stored, choose, partial, smoke
 from swiftrec.benchmarks.suite.result import Result
-from swiftrec.benchmarks.teacher_comparison import TeacherResult
+from swiftrec.benchmarks.teacher import TeacherResult
 
 OURS, OUR_BATCH = "swiftrec", "swiftrec BatchRecommend"
 Figures = dict[str, dict[str, float]]
@@ -30,7 +30,7 @@ Figures = dict[str, dict[str, float]]
 
 
 class SummarySettings(BaseSettings):
-    """The newest results of every tool on one screen. Use it after a measurement; --json prints one line."""
+    """Print the newest results of all tools on one screen. Use it after a measurement; --json prints one line."""
 
     model_config = SettingsConfigDict(
         cli_prog_name="swiftrec bench summary", cli_kebab_case=True, cli_implicit_flags=True
@@ -63,7 +63,7 @@ def run(settings: SummarySettings) -> int:
     sys.stdout.write(f"{shown}\n")
     result = overview.run[1]
     problems = [*result.failures, *(["the run is partial"] if result.is_partial else [])]
-    problems += ["only a smoke run, whose figures say nothing: run swiftrec bench"] if smoke(result) else []
+    problems += ["only a smoke run, whose figures mean nothing: run swiftrec bench"] if smoke(result) else []
     for line in (*problems, *_remarks(overview)):
         sys.stderr.write(f"swiftrec bench summary: {line}\n")
     return 1 if problems else 0

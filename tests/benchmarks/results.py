@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from swiftrec.benchmarks import result_files
-from swiftrec.benchmarks.catalogue_scale.result import CatalogueResult
-from swiftrec.benchmarks.catalogue_scale.trial import CatalogueRow, RequestFigures, SearchFigures
+from swiftrec.benchmarks.catalogue.result import CatalogueResult
+from swiftrec.benchmarks.catalogue.trial import CatalogueRow, RequestFigures, SearchFigures
 from swiftrec.benchmarks.peers.results import PeerResults, PeerSettingsResult, PeersResult, RoundResult
 from swiftrec.benchmarks.result_files import ToolResult
 from swiftrec.benchmarks.suite.result import Point, Repeated, Result, Workload
-from swiftrec.benchmarks.teacher_comparison import TeacherResult
+from swiftrec.benchmarks.teacher import TeacherResult
 from tests.benchmarks.peers import BUNDLE_ID, fake, figures
 
 BUNDLE = BUNDLE_ID.fields() | {"variant": "int8"}

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from swiftrec.benchmarks.catalogue_scale.synthetic import make_bundle
-from swiftrec.benchmarks.null_model_server import NullSession
+from swiftrec.benchmarks.catalogue.synthetic import make_bundle
+from swiftrec.benchmarks.null_server import NullSession
 from swiftrec.server.catalogue.sparse import Memory
 from swiftrec.server.catalogue.words import Matches, Words
 from swiftrec.server.models.bundle import FORMAT, MANIFEST, SENTENCES, Bundle, Manifest, file_hash, load_bundle
@@ -112,8 +112,8 @@ def test_synthetic_bundle_has_sentence_vectors_for_its_items(real: Bundle, tmp_p
 def test_synthetic_bundle_has_the_tables_of_the_real_one_for_its_items(
     real: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swiftrec.benchmarks.catalogue_scale.synthetic._HEAD", 20)
-    monkeypatch.setattr("swiftrec.benchmarks.catalogue_scale.synthetic._POSTINGS", 7)
+    monkeypatch.setattr("swiftrec.benchmarks.catalogue.synthetic._HEAD", 20)
+    monkeypatch.setattr("swiftrec.benchmarks.catalogue.synthetic._POSTINGS", 7)
     bases = make_bundle(real, tmp_path / "made", 40, seed=1)
     memory, words = Memory.load(tmp_path / "made", 40), Words.load(tmp_path / "made", 40)
     known, index = Memory.load(real.folder, _ITEMS), Words.load(real.folder, _ITEMS)

@@ -20,7 +20,7 @@ from swiftrec.benchmarks import __main__ as command
 from swiftrec.benchmarks import connection
 from swiftrec.benchmarks.__main__ import main
 from swiftrec.benchmarks.connection import check_source
-from swiftrec.benchmarks.recording import Recording
+from swiftrec.benchmarks.record import Recording
 from swiftrec.benchmarks.server_process import running_server as tool
 from swiftrec.benchmarks.workload import PATHS, Method
 from swiftrec.server.app import App
@@ -236,7 +236,7 @@ def test_no_server_is_a_sentence_with_what_to_do(
     calls.write_text("\n".join(map(json.dumps, [{"format": 1, "method": "encode"}, {"t": 0, "requests": [["m", 5]]}])))
     flags = ["--target", "127.0.0.1:9", "--bundle", str(write_manifest(tmp_path / "bundle"))]
     if tool == "record":
-        monkeypatch.setattr("swiftrec.benchmarks.recording.TokenCounter", lambda _: SimpleNamespace(count=len))
+        monkeypatch.setattr("swiftrec.benchmarks.record.TokenCounter", lambda _: SimpleNamespace(count=len))
         flags += ["--output", str(tmp_path / "out")]
     assert (
         command.main(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from swiftrec.benchmarks.floor import BATCHES, Floor, FloorMeter, TextGroup, fastest, growing
-from swiftrec.benchmarks.microbenchmarks import score_parts
+from swiftrec.benchmarks.microbenchmarks import parts
 from swiftrec.benchmarks.workload import make
 from swiftrec.server.models.bundle import Bundle
 
@@ -93,11 +93,11 @@ def test_every_step_is_in_its_best_batches(bundle: Bundle, best: int) -> None:
 def test_every_kind_of_request_is_measured_with_all_parts_and_with_the_ranker_alone(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = score_parts.PartsSettings(bundle=bundle.folder, requests=5, repeats=2, _cli_parse_args=[])
-    assert score_parts.run(settings) == 0
+    settings = parts.PartsSettings(bundle=bundle.folder, requests=5, repeats=2, _cli_parse_args=[])
+    assert parts.run(settings) == 0
     *lines, last = capsys.readouterr().out.strip().splitlines()
     result = json.loads(last)
-    for kind in score_parts.REQUEST_KINDS:
+    for kind in parts.REQUEST_KINDS:
         assert any(line.startswith(kind) for line in lines)
         assert all(us > 0 for row in result["us"][kind] for us in row)
         assert [len(row) for row in result["us"][kind]] == [2, 2]

@@ -19,7 +19,7 @@ from swiftrec.benchmarks import server_process
 from swiftrec.benchmarks.client import ClosedLoop, OnResponse, ResponseLog, arrivals, connected, open_loop
 from swiftrec.benchmarks.echo import response
 from swiftrec.benchmarks.environment import CpuReading, cpu_seconds, pinned
-from swiftrec.benchmarks.null_model_server import NullSession
+from swiftrec.benchmarks.null_server import NullSession
 from swiftrec.benchmarks.server_process import ServerProcess, running_server
 from swiftrec.benchmarks.statistics import STEPS, Rows, Window, merge_windows, read_responses, summarise, window_figures
 from swiftrec.benchmarks.workload import MAX_WORDS, MIN_WORDS, PATHS, Requests, mixed_texts

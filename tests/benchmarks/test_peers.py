@@ -27,8 +27,8 @@ from swiftrec.benchmarks.peers.targets import OURS, UNARY, Target, select_target
 from swiftrec.benchmarks.peers.transports import UNKNOWN
 from swiftrec.benchmarks.statistics import MIN_P99_RESPONSES, OK, Rows, slope_per_s
 from swiftrec.benchmarks.suite import readme
-from swiftrec.benchmarks.suite.promises import PeerComparison
 from swiftrec.benchmarks.suite.summary import newest_results
+from swiftrec.benchmarks.suite.targets import PeerComparison
 from swiftrec.benchmarks.workload import bundle_texts
 from swiftrec.export.data.dataset import Item, write_items
 from swiftrec.server.models.bundle import Bundle

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from swiftrec.benchmarks.catalogue_scale.trial import CatalogueRow, RequestFigures, SearchFigures
+from swiftrec.benchmarks.catalogue.trial import CatalogueRow, RequestFigures, SearchFigures
 from swiftrec.benchmarks.peers.results import PeerResults, RoundResult
 from swiftrec.benchmarks.peers.targets import OURS, select_targets
 from swiftrec.benchmarks.result_files import ToolResult
-from swiftrec.benchmarks.suite import promises
-from swiftrec.benchmarks.suite.promises import Promise
+from swiftrec.benchmarks.suite import targets
 from swiftrec.benchmarks.suite.result import Result
+from swiftrec.benchmarks.suite.targets import Promise
 from tests.benchmarks.peers import figures
 from tests.benchmarks.results import (
     BUNDLE,
@@ -44,7 +44,7 @@ def peers(variant: str, rates: dict[str, float]) -> list[dict[str, Any]]:
 def verdicts(tmp_path: Path, *stored: ToolResult) -> dict[str, str]:
     for number, tool_result in enumerate(stored):
         save(tmp_path, f"2026-01-0{number + 1}", tool_result)
-    return {promise.name: promise.verdict for promise in promises.promises(tmp_path)}
+    return {promise.name: promise.verdict for promise in targets.promises(tmp_path)}
 
 
 def default_run(**changed: object) -> Result:
@@ -53,7 +53,7 @@ def default_run(**changed: object) -> Result:
 
 
 def test_fronts_and_mosec_are_all_peers() -> None:
-    assert {target.name for target in select_targets([])} == {OURS, promises.RUST, *promises.FRONTS}
+    assert {target.name for target in select_targets([])} == {OURS, targets.RUST, *targets.FRONTS}
 
 
 def test_median_decides() -> None:
@@ -104,7 +104,7 @@ def test_transformer_beats_each_front_by_its_factor_and_is_not_below_mosec(
 ) -> None:
     rows = peers("bert3-int8", {OURS: ours, "mosec": 130.0})
     result = verdicts(tmp_path, peers_result(rows))
-    for peer in promises.FRONTS:
+    for peer in targets.FRONTS:
         for mode in ("as documented", "split"):
             assert result[f"bert3-int8, requests/s / floor: unary / {peer} {mode}"] == verdict
     assert result["bert3-int8, requests/s / floor: batch of 32 / mosec split"] == verdict
@@ -223,7 +223,7 @@ def test_command_prints_each_figure_and_fails_unless_all_are_met(
 ) -> None:
     good = {"mixed": workload(), "list": workload(server=1_160.0)}
     save(tmp_path, "a", default_run(workloads=good, startup_s=repeated(1.0)))
-    assert promises.run(promises.TargetsSettings(results=tmp_path, _cli_parse_args=[])) == 1
+    assert targets.run(targets.TargetsSettings(results=tmp_path, _cli_parse_args=[])) == 1
     output = capsys.readouterr().out
     assert "0.920 (0.911-0.929)" in output
     assert "2 of " in output
@@ -232,4 +232,4 @@ def test_command_prints_each_figure_and_fails_unless_all_are_met(
 
 def test_no_result_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="run swiftrec bench"):
-        list(promises.promises(tmp_path))
+        list(targets.promises(tmp_path))

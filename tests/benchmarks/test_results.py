@@ -13,18 +13,18 @@ import pytest
 
 from swiftrec.benchmarks import result_files
 from swiftrec.benchmarks.bundle_id import BundleId
-from swiftrec.benchmarks.catalogue_scale.result import CatalogueResult
+from swiftrec.benchmarks.catalogue.result import CatalogueResult
 from swiftrec.benchmarks.peers.command import best_settings
 from swiftrec.benchmarks.peers.results import PeerSettingsResult, PeersResult
 from swiftrec.benchmarks.result_files import SCHEMA, ToolResult
 from swiftrec.benchmarks.statistics import Rows
 from swiftrec.benchmarks.suite.compare import newest
-from swiftrec.benchmarks.suite.promises import Promise, promises
 from swiftrec.benchmarks.suite.result import Result
 from swiftrec.benchmarks.suite.results import RawRows
 from swiftrec.benchmarks.suite.summary import SummarySettings, figures, newest_results
 from swiftrec.benchmarks.suite.summary import run as summary
-from swiftrec.benchmarks.teacher_comparison import TeacherResult
+from swiftrec.benchmarks.suite.targets import Promise, promises
+from swiftrec.benchmarks.teacher import TeacherResult
 from tests.benchmarks.peers import BUNDLE_ID
 from tests.benchmarks.results import (
     BUNDLE,

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from swiftrec.benchmarks import result_files, server_process, teacher_comparison
+from swiftrec.benchmarks import result_files, server_process, teacher
 from swiftrec.benchmarks.__main__ import main
-from swiftrec.benchmarks.catalogue_scale import command
-from swiftrec.benchmarks.catalogue_scale.result import CatalogueResult
+from swiftrec.benchmarks.catalogue import command
+from swiftrec.benchmarks.catalogue.result import CatalogueResult
 from swiftrec.benchmarks.optional_deps import collect_until_error
 from swiftrec.benchmarks.server_process import ServerProcess
-from swiftrec.benchmarks.teacher_comparison import FlatCost, TeacherResult
+from swiftrec.benchmarks.teacher import FlatCost, TeacherResult
 from swiftrec.server.batching.cost_model import CostModel
 from swiftrec.server.batching.scheduler import Limits, form_batches
 from swiftrec.server.models.bundle import Bundle
@@ -83,15 +83,15 @@ def test_catalogue_keeps_the_sizes_before_the_one_that_ended(
 def test_teacher_keeps_the_rounds_before_a_server_ended(monkeypatch: pytest.MonkeyPatch, good: int) -> None:
     calls: list[int] = []
 
-    def measure(*_: object) -> teacher_comparison.ServerRates:
+    def measure(*_: object) -> teacher.ServerRates:
         calls.append(1)
         if len(calls) > good:
             raise RuntimeError("the server ended")
-        return teacher_comparison.ServerRates(1.0, 1.0, 1.0, 1.0)
+        return teacher.ServerRates(1.0, 1.0, 1.0, 1.0)
 
-    monkeypatch.setattr(teacher_comparison, "_measure", measure)
-    settings = teacher_comparison.TeacherSettings(results=Path("nowhere"), _cli_parse_args=[])
-    rounds = teacher_comparison._rounds(settings, _SERVER, _SERVER)
+    monkeypatch.setattr(teacher, "_measure", measure)
+    settings = teacher.TeacherSettings(results=Path("nowhere"), _cli_parse_args=[])
+    rounds = teacher._rounds(settings, _SERVER, _SERVER)
     if good == 0:
         with pytest.raises(RuntimeError, match="ended"):
             collect_until_error(rounds)

@@ -21,11 +21,11 @@ from swiftrec.benchmarks.__main__ import main
 from swiftrec.benchmarks.client import TIMEOUT_S, ResponseLog
 from swiftrec.benchmarks.fair import costly_requests
 from swiftrec.benchmarks.flood import flood
-from swiftrec.benchmarks.overload import NO_ADMISSION, LoadStep, LoadTarget, null_model_server, step
+from swiftrec.benchmarks.overload import NO_ADMISSION, LoadStep, LoadTarget, running_null_server, step
 from swiftrec.benchmarks.peers.rounds import our_command
 from swiftrec.benchmarks.server_process import ServerProcess
 from swiftrec.benchmarks.statistics import OK, RESOURCE_EXHAUSTED, Rows
-from swiftrec.benchmarks.teacher_comparison import TeacherSettings, _commands
+from swiftrec.benchmarks.teacher import TeacherSettings, _commands
 from swiftrec.benchmarks.workload import PATHS, Method, Requests
 from swiftrec.server.config import ServerSettings, read_settings
 from swiftrec.server.models.bundle import Bundle
@@ -225,7 +225,7 @@ _SHARE = 0.5  # of what an answer takes at most without admission, by when the q
 
 @pytest.fixture(scope="module")
 def server(bundle: Bundle) -> Iterator[ServerProcess]:
-    with null_model_server(bundle.folder) as running:
+    with running_null_server(bundle.folder) as running:
         yield running
 
 
@@ -238,7 +238,7 @@ def below(server: ServerProcess, bundle: Bundle) -> LoadStep:
 @pytest.fixture(scope="module")
 def open_door(bundle: Bundle) -> LoadStep:
     """Three times the capacity without admission: what the others are compared with."""
-    with null_model_server(bundle.folder, *NO_ADMISSION) as running:
+    with running_null_server(bundle.folder, *NO_ADMISSION) as running:
         return step(LoadTarget(running, bundle.folder), 3.0, _SECONDS, _WARMUP_S)
 
 

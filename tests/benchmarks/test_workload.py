@@ -14,7 +14,7 @@ import pytest
 from swiftrec.benchmarks import workload
 from swiftrec.benchmarks.client import ANY_SIZE, ResponseLog
 from swiftrec.benchmarks.echo import Pause
-from swiftrec.benchmarks.recording import FORMAT, Pseudonyms, Recorder, Recording, proxy
+from swiftrec.benchmarks.record import FORMAT, Pseudonyms, Recorder, Recording, proxy
 from swiftrec.benchmarks.statistics import read_responses
 from swiftrec.benchmarks.workload import (
     BATCH_ENTRIES,

@@ -15,7 +15,7 @@ import pytest
 from google.rpc import code_pb2
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from swiftrec.benchmarks.null_model_server import NullSession
+from swiftrec.benchmarks.null_server import NullSession
 from swiftrec.server.app import App
 from swiftrec.server.batching.admission import Load, RejectReason
 from swiftrec.server.batching.scheduler import Limits

@@ -14,7 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
-from swiftrec.benchmarks.null_model_server import NullSession
+from swiftrec.benchmarks.null_server import NullSession
 from swiftrec.server.app import App
 from swiftrec.server.config import ServerSettings
 from swiftrec.server.domain import ItemEvent, Recommendation, Request, TextEvent

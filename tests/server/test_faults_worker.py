@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as triton
 
-from swiftrec.benchmarks.null_model_server import NullSession
+from swiftrec.benchmarks.null_server import NullSession
 from swiftrec.server.app import App
 from swiftrec.server.batching.cost_model import Observation
 from swiftrec.server.config import ServerSettings

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from swiftrec.benchmarks.catalogue_scale.synthetic import around
+from swiftrec.benchmarks.catalogue.synthetic import around
 from swiftrec.export.blend.words import make_words
 from swiftrec.server.catalogue import exact
 from swiftrec.server.catalogue.approximate import ApproximateIndex, nprobe_for

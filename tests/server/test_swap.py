@@ -15,7 +15,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from swiftrec.benchmarks.null_model_server import NullSession
+from swiftrec.benchmarks.null_server import NullSession
 from swiftrec.server.app import App
 from swiftrec.server.config import ServerSettings
 from swiftrec.server.errors import BundleError, NotFound

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-from swiftrec.benchmarks import null_model_server
+from swiftrec.benchmarks import null_server
 from swiftrec.server.config import read_settings
 from swiftrec.server.domain import Request
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
@@ -26,4 +26,4 @@ def _fail() -> NoReturn:
 
 if __name__ == "__main__":
     setattr(methods, "to_request", confused)  # noqa: B010 (a name that the module does not export)
-    sys.exit(null_model_server.run(read_settings(null_model_server.NullModelSettings, sys.argv[1:])))
+    sys.exit(null_server.run(read_settings(null_server.NullModelSettings, sys.argv[1:])))

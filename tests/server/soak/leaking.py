@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from swiftrec.benchmarks import null_model_server
+from swiftrec.benchmarks import null_server
 from swiftrec.server.config import read_settings
 from swiftrec.server.worker import methods
 
@@ -23,4 +23,4 @@ _decode = methods.decode  # type: ignore[attr-defined] # a name that the module 
 
 if __name__ == "__main__":
     setattr(methods, "decode", keeping)  # noqa: B010 (the same)
-    sys.exit(null_model_server.run(read_settings(null_model_server.NullModelSettings, sys.argv[1:])))
+    sys.exit(null_server.run(read_settings(null_server.NullModelSettings, sys.argv[1:])))

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -24,9 +24,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from swiftrec.benchmarks import formatting, result_files
 from swiftrec.benchmarks.bundle_id import BundleId
-from swiftrec.benchmarks.catalogue_scale.result import CatalogueResult, tables
-from swiftrec.benchmarks.catalogue_scale.synthetic import histories, make_bundle
-from swiftrec.benchmarks.catalogue_scale.trial import WARMUP_USERS, Trial, resident_mb
+from swiftrec.benchmarks.catalogue.result import CatalogueResult, tables
+from swiftrec.benchmarks.catalogue.synthetic import histories, make_bundle
+from swiftrec.benchmarks.catalogue.trial import WARMUP_USERS, Trial, resident_mb
 from swiftrec.benchmarks.optional_deps import collect_until_error
 from swiftrec.benchmarks.result_files import RESULTS
 from swiftrec.benchmarks.server_process import tool_command
@@ -42,19 +42,20 @@ _QUERY_WORDS = 8  # of a query that is no title
 
 
 class CatalogueSettings(BaseSettings):
-    """Recall, speed, memory and build time of the catalogue's index, by its size and under filters.
+    """Measure recall, speed, memory and build time of the catalogue's index by catalogue size and filter.
 
     Use it after a change of the search, or to choose --index. Prints three tables; several sizes also write
     catalogue.json into a new folder of results.
     """
 
     model_config = SettingsConfigDict(cli_prog_name="swiftrec bench catalogue", cli_kebab_case=True)
+    RENAMED: ClassVar = {"narrow": "exact_below"}
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
     items: list[int] = Field([1_000, 10_000, 100_000, 1_000_000], description="sizes of the catalogue")
-    users: int = Field(100, ge=2 * WARMUP_USERS, description="number of users with a request each")
+    users: int = Field(100, ge=2 * WARMUP_USERS, description="number of users, with one request each")
     repeats: int = Field(3, ge=1, description="rounds of whole requests")
-    narrow: int = Field(EXACT_BELOW, ge=0, description="allowed items up to which a search is exact despite the index")
+    exact_below: int = Field(EXACT_BELOW, ge=0, description="search exactly if a filter allows at most this many items")
     seed: int = Field(7, description="random seed of items, users and queries")
     results: Path = Field(RESULTS, description="folder of results")
 
@@ -84,7 +85,7 @@ def _measure_sizes(settings: CatalogueSettings) -> Iterator[list[dict[str, Any]]
         RuntimeError: the process of a size failed.
     """
     for items in settings.items:
-        flags = settings.model_dump(mode="json", include={"bundle", "users", "repeats", "narrow", "seed"})
+        flags = settings.model_dump(mode="json", include={"bundle", "users", "repeats", "exact_below", "seed"})
         command = tool_command("catalogue", items=items, **flags)
         ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
         if ended.returncode:
@@ -106,7 +107,7 @@ def _measure_size(settings: CatalogueSettings) -> list[dict[str, Any]]:
             before_mb, started = resident_mb(), time.monotonic()
             with Recommender(load_bundle(large), options) as engine:
                 load_s = time.monotonic() - started
-                trial = Trial(base, engine, user_histories, queries, settings.repeats, settings.narrow)
+                trial = Trial(base, engine, user_histories, queries, settings.repeats, settings.exact_below)
                 return [asdict(row) for row in trial.rows(load_s, before_mb)]
 
 

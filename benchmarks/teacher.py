@@ -51,10 +51,10 @@ _COSINE_TEXTS = 32
 
 
 class TeacherSettings(BaseSettings):
-    """Requests per second within a p99 bound: served student over PyTorch teacher behind the same server.
+    """Compare the served student with the PyTorch teacher: request rate at a p99 limit.
 
-    Use it to see what distillation and quantisation gain. Needs the stages of the bundle's export and the extra export.
-    Prints both servers and their ratios, and writes teacher.json into a new folder of results.
+    Use it to see the gain of distillation and quantisation. Needs the stages of the bundle's export and the extra
+    export. Prints both servers and their ratios, and writes teacher.json into a new folder of results.
     """
 
     model_config = SettingsConfigDict(cli_prog_name="swiftrec bench teacher", cli_kebab_case=True)
@@ -63,14 +63,14 @@ class TeacherSettings(BaseSettings):
     variant: str | None = Field(None, description="encoder of the student; the bundle's default if not given")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the student runs (cuda: never run on a GPU yet)")
     workload: Name = Field("mixed", description="requests to send: see benchmarks/workload.py")
-    p99_bound_ms: float = Field(100.0, gt=0, description="bound of the p99")
-    rounds: int = Field(3, ge=1, description="rounds of student and teacher in turn")
+    p99_bound_ms: float = Field(100.0, gt=0, description="limit of the p99")
+    rounds: int = Field(3, ge=1, description="number of rounds, each with student and teacher")
     in_flight: int = Field(64, ge=1, description="requests in flight at saturation")
     seconds: float = Field(5.0, gt=0, description="length of one measurement")
     shares: list[float] = Field(
         [0.9, 0.8, 0.7, 0.6, 0.5, 0.35, 0.2, 0.1, 0.05], description="shares of the capacity to try, highest first"
     )
-    teacher_flags: str = Field("", description="more flags of swiftrec bench teacher-serve, as one word")
+    teacher_flags: str = Field("", description="more flags for swiftrec bench teacher-serve, in quotes")
     seed: int = Field(7, ge=0, description="random seed of requests and arrivals")
     results: Path = Field(RESULTS, description="folder of results")
 
@@ -189,7 +189,7 @@ _KEEP_SHARE = 0.99  # of the typical length so far, at each batch
 
 
 class TeacherServeSettings(ServerSettings):
-    """The server with the PyTorch teacher of a bundle, for `swiftrec bench teacher`; takes every flag of the server."""
+    """Run the server with the PyTorch teacher of a bundle; accepts all flags of swiftrec serve."""
 
     model_config = SettingsConfigDict(cli_prog_name="swiftrec bench teacher-serve")
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from swiftrec.benchmarks import formatting
-from swiftrec.benchmarks.catalogue_scale.result import CatalogueResult
+from swiftrec.benchmarks.catalogue.result import CatalogueResult
 from swiftrec.benchmarks.peers.results import (
     PeerSettingsResult,
     PeersResult,
@@ -30,7 +30,7 @@ from swiftrec.benchmarks.result_files import RESULTS, ToolResult, load_all
 from swiftrec.benchmarks.selection import Selection, partial
 from swiftrec.benchmarks.suite.result import Result, Workload
 from swiftrec.benchmarks.suite.summary import newest_run, not_full
-from swiftrec.benchmarks.teacher_comparison import TeacherResult
+from swiftrec.benchmarks.teacher import TeacherResult
 
 FRONTS = ("pytriton", "mlserver", "litserve", "bentoml", "ray")  # gRPC, or a front in Python
 TRITON, RUST = "pytriton", "mosec"
@@ -43,7 +43,7 @@ Row = Mapping[str, Any]
 
 
 class TargetsSettings(BaseSettings):
-    """Each promised figure compared with the newest measurement of it.
+    """Compare the promised figures with the newest measurements.
 
     Use it after measuring. Prints a table with the file that each figure is from; exit code 1 unless all are met.
     """

@@ -27,17 +27,17 @@ _EVENTS, _TEXTS = 20, 15
 
 
 class PartsSettings(BaseSettings):
-    """CPU time of a request with every part of the score, compared with the ranker alone.
+    """Compare the CPU time of a request with all parts of the score and with the ranker alone.
 
-    Use it to see what memory and words cost. Prints a row for requests with a history, a query and both.
+    Use it to see the cost of the parts memory and words. Prints a row for requests with a history, a query and both.
     """
 
     model_config = SettingsConfigDict(cli_prog_name="swiftrec bench parts", cli_kebab_case=True)
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
-    requests: int = Field(300, ge=1, description="requests of each kind in a round")
+    requests: int = Field(300, ge=1, description="number of requests of each kind per round")
     repeats: int = Field(7, ge=1, description="rounds")
-    grpc_us: float = Field(290, ge=0, description="CPU time of gRPC for a request, added to both")
+    grpc_us: float = Field(290, ge=0, description="CPU time of gRPC per request, added to both results")
     seed: int = Field(7, description="random seed of histories and texts")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.benchmarks.catalogue_scale.synthetic import KEEP, SHARES
+from swiftrec.benchmarks.catalogue.synthetic import KEEP, SHARES
 from swiftrec.server.catalogue.blend import Known
 from swiftrec.server.catalogue.catalogue import IndexMode
 from swiftrec.server.catalogue.sparse import AnyBoosts, Positions
@@ -92,7 +92,7 @@ class Trial:
         histories: for each of the two the item ids of each user.
         queries: one of each user.
         repeats: rounds of whole Recommends.
-        narrow: allowed items up to which a search is exact despite the index.
+        exact_below: allowed items up to which a search is exact despite the index.
     """
 
     def __init__(
@@ -102,9 +102,9 @@ class Trial:
         histories: Sequence[Sequence[Sequence[str]]],
         queries: Sequence[str],
         repeats: int,
-        narrow: int,
+        exact_below: int,
     ) -> None:
-        self._repeats, self._narrow = repeats, narrow
+        self._repeats, self._exact_below = repeats, exact_below
         self._engines, self._histories, self._queries = (base, engine), histories, queries
         self._catalogue, self._scoring, manifest = engine.catalogue, engine.scoring, engine.bundle.manifest
         self._ranker = RankerModel(open_session(engine.bundle.folder / "ranker.onnx"), manifest.dimensions)
@@ -131,7 +131,7 @@ class Trial:
         for mode in ("exact", "approximate"):
             if mode == "approximate":
                 started = time.monotonic()
-                index = self._catalogue.index(mode, self._sample, narrow=self._narrow)
+                index = self._catalogue.index(mode, self._sample, narrow=self._exact_below)
                 if index is None:
                     raise BundleError(f"{items} items are too few for an index: give larger --items")
                 build_s, index_mb = time.monotonic() - started, index.size_bytes / 2**20

@@ -21,7 +21,7 @@ from swiftrec.server.signals import stop_on_signals
 
 
 class NullModelSettings(ServerSettings):
-    """The server with models that return zeros at once, or after a fixed time; takes every flag of the server.
+    """Run the server with models that return zeros after a fixed time; accepts all flags of swiftrec serve.
 
     Use it to measure serving without models, or a server of known capacity. Prints its address.
     """
@@ -29,7 +29,7 @@ class NullModelSettings(ServerSettings):
     model_config = SettingsConfigDict(cli_prog_name="swiftrec bench null-server")
 
     service_ms: float = Field(0.0, ge=0, description="time of a model for a batch of any size")
-    held_ms: float = Field(0.0, ge=0, description="additional time once the server is warm: a model that became slow")
+    held_ms: float = Field(0.0, ge=0, description="additional time after warm-up, to imitate a model that became slow")
 
 
 class NullSession:

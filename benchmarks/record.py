@@ -226,9 +226,10 @@ _CHANNEL_METADATA = ("grpc-", "user-agent")  # metadata that the channel writes 
 
 
 class RecordSettings(TlsSettings):
-    """Forward calls to a server and record one method, by default without any text or id.
+    """Forward calls to a server and record those of one method, without texts and ids by default.
 
-    Use it to benchmark with the traffic of your clients: they call its port, and `load --recording` replays the file.
+    Use it to benchmark with the traffic of your clients: they call its port; `swiftrec bench load --recording`
+    replays the file.
     Prints its address, and at the end the number of recorded calls.
     """
 
@@ -241,7 +242,7 @@ class RecordSettings(TlsSettings):
     method: Method = Field("recommend", description="method to record; others are only forwarded")
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle with the tokenizer that counts tokens")
     keep_texts: bool = Field(False, description="write texts and item ids in the clear as well")
-    port: int = Field(0, ge=0, le=65_535, description="port for clients; 0: a free one")
+    port: int = Field(0, ge=0, le=65_535, description="port for clients; 0 takes a free one")
     workers: int = Field(256, ge=1, description="concurrent calls")
 
 
