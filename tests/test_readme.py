@@ -28,7 +28,7 @@ def block(word: str) -> str:
 
 def without_setup(command: str) -> str:
     """The command, with make's setup skipped: the environment that runs the tests must not change."""
-    return re.sub(r"^make ", "make --old-file setup ", command)
+    return re.sub(r"^make ", "make --no-print-directory --old-file setup ", command)
 
 
 def shell(command: str) -> str:

@@ -80,7 +80,7 @@ def test_model_that_hangs_turns_health_off_and_ends_its_calls_at_their_deadlines
             assert isinstance(caught.value, grpc.Call)
             assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             assert faulty.wait(LONG)
-            assert "does not answer" in app.fault
+            assert "does not respond" in app.fault
             state = health.Check(health_pb2.HealthCheckRequest(), timeout=LONG).status
             assert state == health_pb2.HealthCheckResponse.NOT_SERVING
     finally:
@@ -115,7 +115,7 @@ def test_thread_that_dies_says_so() -> None:
         def step(self) -> None:
             raise KeyboardInterrupt
 
-        def refuse_all(self, _error: SwiftrecError) -> None:
+        def fail_all(self, _error: SwiftrecError) -> None:
             """It has admitted nothing."""
 
     reasons: list[str] = []
@@ -180,7 +180,7 @@ _CALLS = 50
 
 _CLIENT = """
 import sys
-from tests.http2 import Peer
+from tests.server.support.http2 import Peer
 peer = Peer(int(sys.argv[1]))
 for n in range(int(sys.argv[2])):
     peer.call(2 * n + 1, "/swiftrec.v1.RecommenderService/" + ("Recommend" if n % 2 else "StreamRecommend"))
