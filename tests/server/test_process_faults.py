@@ -205,6 +205,12 @@ def test_client_that_is_killed_leaves_no_call_behind(tmp_path: Path, monkeypatch
         assert not app.worker.has_work
 
 
+def all_threads_are_stopped(pid: int) -> bool:
+    """SIGSTOP reaches the threads of a process one after the other."""
+    states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return set(states) == {"T"}
+
+
 def test_server_that_is_stopped_for_a_moment_answers_the_calls_that_came_meanwhile(tmp_path: Path) -> None:
     """Then it is killed: its calls are UNAVAILABLE, and the same channel finds the server that is started again."""
     bundle = small.write_bundle(tmp_path / "1")
@@ -213,6 +219,7 @@ def test_server_that_is_stopped_for_a_moment_answers_the_calls_that_came_meanwhi
         assert stub.Recommend(_REQUEST, timeout=LONG).items
         for late in (False, True):
             psutil.Process(process.pid).suspend()
+            until(lambda: all_threads_are_stopped(process.pid))
             calls = [stub.Recommend.future(_REQUEST, timeout=LONG) for _ in range(_CALLS)]
             given_up = stub.Recommend.future(_REQUEST, timeout=0.1)
             assert given_up.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # the client need not wait for the server
