@@ -26,7 +26,7 @@ def flag_of(field: str) -> str:
 def with_new_flags(arguments: Sequence[str], renames: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """The arguments with the new names of renamed flags, and a warning for each flag that was renamed.
 
-    `--old value`, `--old=value` and, of a switch, `--no-old` are replaced; what follows "--" is left alone.
+    Replaces `--old value`, `--old=value` and the negated switch `--no-old`; arguments after "--" stay as they are.
     """
     flags = {flag_of(prefix + old): flag_of(prefix + new) for old, new in renames.items() for prefix in ("", _OFF)}
     end = list(arguments).index("--") if "--" in arguments else len(arguments)

@@ -91,7 +91,7 @@ class RequestQueue(Generic[Q]):
 
     Attributes:
         waiting: sums of all requests.
-        later: sums of the requests of batch calls whose turn has not come; new requests run before them.
+        later: queued work of batch calls that are not scheduled yet; new requests run before it.
     """
 
     def __init__(self, aging_s: float) -> None:
@@ -114,7 +114,7 @@ class RequestQueue(Generic[Q]):
             heapq.heappush(self._by_turn, (request.turn, self._number, request))
 
     def update_later(self, now: float) -> None:
-        """Remove requests whose turn has come from `later`."""
+        """Subtract scheduled requests from `later`."""
         while self._by_turn and self._by_turn[0][0] <= now:
             self._end_lag(heapq.heappop(self._by_turn)[-1])
 

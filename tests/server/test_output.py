@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.pb.swiftrec.v1 import encoder_pb2 as pb
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
 from tests.conftest import ROOT
+from tests.server.support.process import server_command
 from tests.server.test_logs import pipe
 from tests.until import LONG, until
 
@@ -30,17 +30,7 @@ _CALLS = 20
 @contextmanager
 def server(bundle: Bundle, redirections: str, stream: int) -> Iterator[tuple[int, int, str]]:
     """A server that logs every call: its process, gRPC port and address of metrics; SIGTERM must end it with code 0."""
-    command = [
-        sys.executable,
-        "-m",
-        "swiftrec.server",
-        "--bundle",
-        str(bundle.folder),
-        "--port",
-        "0",
-        "--metrics-port",
-        "0",
-    ]
+    command = server_command(bundle.folder)
     shell = ["sh", "-c", f'exec "$@" {redirections}', "sh", *command, "--log-level", "debug", "--sessions", "1"]
     with subprocess.Popen(shell, cwd=ROOT, stdout=stream, stderr=stream) as process:
         try:

@@ -28,7 +28,7 @@ from swiftrec.server.pb.swiftrec.v1 import encoder_pb2 as pb
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
 from tests.conftest import ROOT
-from tests.server.support.process import Server, serving
+from tests.server.support.process import Server, server_command, serving
 from tests.server.test_isolation import Bench, bench, code
 from tests.until import LONG, until
 
@@ -169,17 +169,7 @@ def test_process_that_tries_a_bundle_ends_with_the_server(bundle: Bundle) -> Non
 
 
 def test_sigterm_during_the_first_load_ends_the_process_with_code_0(bundle: Bundle) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "swiftrec.server",
-        "--bundle",
-        str(bundle.folder),
-        "--port",
-        "0",
-        "--metrics-port",
-        "0",
-    ]
+    command = server_command(bundle.folder)
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         until(lambda: catches_sigterm(process.pid))
         process.terminate()

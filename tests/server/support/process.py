@@ -27,21 +27,16 @@ class Server:
     stub: RecommenderServiceStub
 
 
+def server_command(bundle: Path, *flags: str, module: str = "swiftrec.server") -> list[str]:
+    """The command that serves a bundle on free ports."""
+    ports = ["--port", "0", "--metrics-port", "0"]
+    return [sys.executable, "-m", *module.split(), "--bundle", str(bundle), *ports, *flags]
+
+
 @contextmanager
 def serving(bundle: Path, *flags: str, module: str = "swiftrec.server") -> Iterator[Server]:
     """Serve on free ports; at the end SIGTERM must end it with code 0."""
-    command = [
-        sys.executable,
-        "-m",
-        *module.split(),
-        "--bundle",
-        str(bundle),
-        "--port",
-        "0",
-        "--metrics-port",
-        "0",
-        *flags,
-    ]
+    command = server_command(bundle, *flags, module=module)
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         ready = process.stdout.readline()
