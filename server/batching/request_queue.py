@@ -91,7 +91,7 @@ class RequestQueue(Generic[Q]):
 
     Attributes:
         waiting: sums of all requests.
-        later: queued work of batch calls that are not scheduled yet; new requests run before it.
+        later: queued work of batch calls that is still delayed; new requests run before it.
     """
 
     def __init__(self, aging_s: float) -> None:
@@ -114,7 +114,7 @@ class RequestQueue(Generic[Q]):
             heapq.heappush(self._by_turn, (request.turn, self._number, request))
 
     def update_later(self, now: float) -> None:
-        """Subtract scheduled requests from `later`."""
+        """Remove requests from `later` once their delay is over."""
         while self._by_turn and self._by_turn[0][0] <= now:
             self._end_lag(heapq.heappop(self._by_turn)[-1])
 
