@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from swiftrec.server.models.device import DEVICES
 from swiftrec.server.models.runtime import onnxruntime
 from swiftrec.server.tuning.machine import processor
 
@@ -153,5 +154,7 @@ def check_device(device: str) -> None:
     Raises:
         RuntimeError: it does not.
     """
-    if device == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise RuntimeError("--device cuda: this onnxruntime finds no GPU, nothing was measured: leave --device out")
+    if not {*DEVICES[device].providers} <= {*onnxruntime.get_available_providers()}:
+        raise RuntimeError(
+            f"--device {device}: this onnxruntime finds no GPU, nothing was measured: leave --device out"
+        )

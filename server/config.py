@@ -24,6 +24,7 @@ from pydantic_settings import (
 from swiftrec.server.addresses import MAX_PORT, is_loopback, parse_host
 from swiftrec.server.errors import ConfigError
 from swiftrec.server.help_formatter import HelpFormatter
+from swiftrec.server.models.device import DeviceName
 from swiftrec.server.output import write_text
 from swiftrec.server.parts import PARTS, check_parts
 from swiftrec.server.renames import flag_of, old_variables, renames_of, with_new_flags
@@ -83,7 +84,7 @@ class ServerSettings(BaseSettings):
         None,
         description="serve reflection, true or false; by default false with --token-file or --tls-client-ca",
     )
-    device: Literal["cpu", "cuda", "tensorrt"] = Field(
+    device: DeviceName = Field(
         "cpu", description="where the models run (cuda and tensorrt have not been run on a GPU yet)"
     )
     variant: str | None = Field(

@@ -29,7 +29,7 @@ _MAY_IMPORT = {
     "ticket": {"telemetry"},
     "messages": set(),
     "status": set(),
-    "config": {"addresses", "help_formatter", "output", "parts", "renames", "variables", "version"},
+    "config": {"addresses", "help_formatter", "models.device", "output", "parts", "renames", "variables", "version"},
     "errors": set(),
     "output": set(),
     "addresses": set(),

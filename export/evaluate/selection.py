@@ -8,8 +8,8 @@ from swiftrec.export.errors import GateError
 from swiftrec.export.gates import QUALITY, Gate, failures, threshold_of, verdict
 from swiftrec.export.schema.quality import Default
 from swiftrec.export.schema.variant import Variant
+from swiftrec.server.models.device import devices_with_default
 
-_DEVICES = ("cpu", "cuda")
 _NEAR_SHARE = 0.95  # of the fastest variant's texts/s: two measurements of one variant differ by as much
 
 
@@ -44,7 +44,7 @@ def judge(variant: Variant, values: Mapping[str, float | None], *, allow_lossy: 
 def fronts(variants: Sequence[Variant]) -> list[str]:
     """Names on the Pareto front of their device, among those that were timed and are shipped."""
     timed = [variant for variant in variants if variant.shipped and variant.is_timed]
-    return [name for device in _DEVICES for name in pareto([v for v in timed if v.device == device])]
+    return [name for device in devices_with_default() for name in pareto([v for v in timed if v.device == device])]
 
 
 def pareto(variants: Sequence[Variant]) -> list[str]:
@@ -71,7 +71,7 @@ def defaults(variants: Sequence[Variant]) -> dict[str, Default]:
             "no variant passed the gates, so no bundle is written (--allow-lossy ships all the same what is lossy, "
             f"never a graph that is wrong). {reasons}"
         )
-    return {device: _default(device, shipped) for device in _DEVICES}
+    return {device: _default(device, shipped) for device in devices_with_default()}
 
 
 def _default(device: str, shipped: Sequence[Variant]) -> Default:

@@ -21,12 +21,12 @@ from swiftrec.export.gates import GATES, Gate, at_most, failures, verdict
 from swiftrec.export.job import Job
 from swiftrec.export.schema.variant import Variant, save_variants
 from swiftrec.server.errors import ProviderError
+from swiftrec.server.models.device import device_of_graph
 from swiftrec.server.models.networks import EncoderModel
 from swiftrec.server.models.session import open_session
 from swiftrec.server.models.tokenizer import Tokenizer
 
 _FP16, _TENSORRT = "fp16", "trt"
-_DEVICES = {"fp32": "cpu", "int8": "cpu", _FP16: "cuda", _TENSORRT: "tensorrt"}
 
 
 def run(job: Job, output: Path) -> None:
@@ -80,7 +80,7 @@ def _variant(student: Student, kind: str, form: str, gates: Sequence[Gate]) -> V
         name=f"{student.name}-{kind}",
         student=student.name,
         precision=_FP16 if kind == _TENSORRT else kind,
-        device=_DEVICES[kind],
+        device=device_of_graph(kind),
         file=_file(student, kind),
         layers=student.layers,
         hidden=student.hidden,

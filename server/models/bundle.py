@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from swiftrec.server.errors import BundleError
+from swiftrec.server.models.device import DEVICES
 from swiftrec.server.models.external_data import external_files
 from swiftrec.server.parts import TABLES
 
@@ -84,7 +85,7 @@ class Bundle:
         """Full name of an encoder, e.g. "bert3-int8".
 
         Args:
-            device: "cpu", "cuda" or "tensorrt".
+            device: a name in `DEVICES`.
             requested: a full name, or only a precision ("int8") for the student of the device's default; the device's
                 default if not given.
 
@@ -92,8 +93,8 @@ class Bundle:
             BundleError: the bundle has no such variant.
         """
         defaults = self.manifest.default
-        cuda = defaults.get("cuda") if device == "tensorrt" else None
-        default = defaults.get(device) or cuda or defaults.get("cpu", "")
+        borrowed = defaults.get(DEVICES[device].default_of or "cpu")
+        default = defaults.get(device) or borrowed or defaults.get("cpu", "")
         names = [default] if requested is None else [requested, f"{default.rpartition('-')[0]}-{requested}"]
         for name in names:
             if name in self.manifest.variants:

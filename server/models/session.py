@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.server.errors import BundleError
-from swiftrec.server.models.device import check_providers, choose_providers
+from swiftrec.server.models.device import DEVICES, check_providers, choose_providers
 from swiftrec.server.models.runtime import onnxruntime
 
 _Environment = ctypes.c_char * 32  # fenv_t of Linux on x86-64, glibc and musl alike
@@ -45,10 +45,14 @@ class OnnxSession:
 class IoBindingSession(OnnxSession):
     """A session whose inputs and output are bound to device memory, with one copy to the host after a run.
 
-    For CUDA and TensorRT. Not yet run on a GPU; tested with a session on CPU.
+    For devices whose entry in `DEVICES` names a memory. Not yet run on a GPU; tested with a session on CPU.
+
+    Args:
+        session: the model.
+        memory: ONNX Runtime's name of the memory, such as "cuda".
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, memory: str = "cuda") -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, memory: str) -> None:
         super().__init__(session)
         self._memory, self._output = memory, session.get_outputs()[0].name
 
@@ -86,7 +90,8 @@ def open_session(path: Path, device: str = "cpu", threads: int = 1, /) -> OnnxSe
     except Exception as error:
         raise BundleError(f"{path}: ONNX Runtime cannot load it ({error})") from error
     check_providers(path.name, providers, session.get_providers())
-    return OnnxSession(session) if device == "cpu" else IoBindingSession(session)
+    memory = DEVICES[device].memory
+    return IoBindingSession(session, memory) if memory else OnnxSession(session)
 
 
 class FlushDenormals:

@@ -21,6 +21,7 @@ from swiftrec.server.catalogue.catalogue import Catalogue, IndexMode
 from swiftrec.server.catalogue.history import Names
 from swiftrec.server.errors import BundleError, ConfigError
 from swiftrec.server.models.bundle import RANKER, Bundle
+from swiftrec.server.models.device import DEVICES
 from swiftrec.server.models.networks import EncoderModel, EventKind, RankerModel, UserSequence, Vector
 from swiftrec.server.models.session import Session
 from swiftrec.server.models.tokenizer import Tokenizer
@@ -67,7 +68,7 @@ class EngineOptions:
     def session_count(self) -> int:
         """The number of sessions of each model."""
         cores = len(os.sched_getaffinity(0))
-        return self.sessions or (max(1, cores // self.threads) if self.device == "cpu" else 1)
+        return self.sessions or (max(1, cores // self.threads) if DEVICES[self.device].uses_cores else 1)
 
 
 class LocalEngine:

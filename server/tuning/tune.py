@@ -10,13 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from swiftrec.server.batching.scheduler import Limits
 from swiftrec.server.models.bundle import Bundle, load_bundle
+from swiftrec.server.models.device import DEVICES, DeviceName
 from swiftrec.server.pipeline.engine import EngineOptions
 from swiftrec.server.pipeline.recommender import Recommender
 from swiftrec.server.tuning.machine import machine
@@ -35,7 +35,7 @@ class TuneSettings(BaseSettings):
     )
 
     bundle: Path = Field(description="bundle folder, or a folder of versions (1, 2, ...), of which the highest is used")
-    device: Literal["cpu", "cuda", "tensorrt"] = Field("cpu", description="where the models run")
+    device: DeviceName = Field("cpu", description="where the models run")
     variant: str | None = Field(
         None, description="encoder variant, as in the server's --variant; default: that of the bundle"
     )
@@ -82,7 +82,7 @@ def choose(trials: list[Trial]) -> Trial:
 
 
 def _candidates(settings: TuneSettings) -> Iterator[EngineOptions]:
-    cores = len(os.sched_getaffinity(0)) if settings.device == "cpu" else 1
+    cores = len(os.sched_getaffinity(0)) if DEVICES[settings.device].uses_cores else 1
     counts = sorted({1, cores, *(2**n for n in range(cores.bit_length()) if 2**n <= cores)})
     for sessions, threads, tokens in itertools.product(counts, counts, _BUDGETS):
         if sessions * threads <= cores:

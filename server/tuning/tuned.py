@@ -11,13 +11,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from swiftrec.server.batching.scheduler import Limits
 from swiftrec.server.config import ServerSettings
 from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.models.device import DEVICES
 from swiftrec.server.parts import parts_off
 from swiftrec.server.pipeline.engine import EngineOptions
 from swiftrec.server.tuning.machine import machine
 
 _log = logging.getLogger(__name__)
-_CPU_TOKENS = 1_024
-_GPU_TOKENS = 16_384
 
 
 class Trial(BaseModel):
@@ -71,7 +70,7 @@ def engine_options(settings: ServerSettings, bundle: Bundle | None = None) -> En
     """
     tuned = _tuned_for(bundle, settings) if bundle else None
     best = tuned.best if tuned else None
-    default_tokens = _CPU_TOKENS if settings.device == "cpu" else _GPU_TOKENS
+    default_tokens = DEVICES[settings.device].batch_tokens
     return EngineOptions(
         device=settings.device,
         variant=settings.variant,

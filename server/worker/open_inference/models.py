@@ -9,6 +9,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from swiftrec.server.domain import DEFAULT_PRIORITY, PRIORITIES
 from swiftrec.server.errors import InvalidInput, NotFound
+from swiftrec.server.models.device import DEVICES
 from swiftrec.server.models.registry import BUNDLE_NAME
 from swiftrec.server.pipeline.recommender import Recommender
 from swiftrec.server.worker.open_inference.tensors import TensorSpec
@@ -149,7 +150,7 @@ def configuration(spec: ModelSpec, name: str, recommender: Recommender, max_batc
                 name=f"{name}_0",
                 count=recommender.options.session_count(),
                 kind=config_pb.ModelInstanceGroup.KIND_CPU
-                if recommender.options.device == "cpu"
+                if DEVICES[recommender.options.device].uses_cores
                 else config_pb.ModelInstanceGroup.KIND_GPU,
             )
         ],
