@@ -23,7 +23,7 @@ from swiftrec.benchmarks import formatting
 from swiftrec.benchmarks.environment import pinned
 from swiftrec.benchmarks.server_process import SERVER_CORE
 from swiftrec.benchmarks.workload import Name, Requests, make
-from swiftrec.server.catalogue.blend import Known
+from swiftrec.server.catalogue.blend import ScoringInput
 from swiftrec.server.catalogue.catalogue import Catalogue
 from swiftrec.server.domain import Filter
 from swiftrec.server.models.bundle import load_bundle
@@ -161,7 +161,7 @@ class FloorMeter:
         """Seconds with the best batch size."""
         return min(fastest(works, self._clock, seconds).values())
 
-    def _work(self, requests: Requests) -> tuple[list[str], list[UserSequence], list[Known]]:
+    def _work(self, requests: Requests) -> tuple[list[str], list[UserSequence], list[ScoringInput]]:
         """Every text, and every user with zeros instead of vectors: their values do not change the cost."""
         if requests.method == "encode":
             return [text for payload in requests.payloads for text in EncodeRequest.FromString(payload).texts], [], []
@@ -175,16 +175,16 @@ class FloorMeter:
             users.append(UserSequence([zeros] * max(1, length), [EventKind.ITEM] * max(1, length)))
         return texts, users, [self._known(request) for request in entries]
 
-    def _known(self, request: RecommendRequest) -> Known:
+    def _known(self, request: RecommendRequest) -> ScoringInput:
         """Input of the score's parts for a request."""
         events = request.history[-self._max_history :]
         positions = [self.catalogue.position(event.item_id) for event in events if event.item_id]
         sentences = np.zeros((len(events), self.catalogue.sentences.shape[1]), dtype=np.float32)
         query = np.zeros(sentences.shape[1], dtype=np.float32) if request.query else None
         items = np.array([position for position in positions if position is not None], dtype=np.int64)
-        return Known(len(events), items, sentences, request.query, query)
+        return ScoringInput(len(events), items, sentences, request.query, query)
 
-    def _search(self, known: Sequence[Known], size: int) -> None:
+    def _search(self, known: Sequence[ScoringInput], size: int) -> None:
         """Score and search for `size` users at a time, as the server does for a batch."""
         user = np.ones(self.catalogue.dimensions, dtype=np.float32)
         for start in range(0, len(known), size):

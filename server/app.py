@@ -24,7 +24,7 @@ from swiftrec.server.errors import BundleError, ConfigError, SwiftrecError
 from swiftrec.server.front.endpoint import Endpoint, Server, bind, open_server
 from swiftrec.server.front.front import Front
 from swiftrec.server.front.limits import Arrivals, ConcurrencyLimiter, Limiters, OpenCalls, UnsentResponses
-from swiftrec.server.front.methods import Methods
+from swiftrec.server.front.methods import MethodTable
 from swiftrec.server.front.middleware import MethodKinds, Middleware
 from swiftrec.server.front.outcomes import AccessLog, Outcomes
 from swiftrec.server.front.security import TokenAuthInterceptor, Tokens, connection_limits, server_credentials
@@ -286,8 +286,8 @@ class App:
             next_message_timeout_s=settings.max_stream_idle_s,
         )
 
-    def _all_methods(self) -> Methods:
-        methods = Methods(self._middleware.wrap)
+    def _all_methods(self) -> MethodTable:
+        methods = MethodTable(self._middleware.wrap)
         server = methods.as_server()
         recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(
             recommender_pb2_grpc.RecommenderServiceServicer(),  # type: ignore[abstract] # the worker handles its methods

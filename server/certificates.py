@@ -21,15 +21,15 @@ def certified_host(cert: Path, key: Path, host: str) -> str:
 
 def _peer(cert: Path, key: Path, host: str | None) -> dict[str, Any] | None:
     """The certificate as seen by a client that trusts it; None if it is not valid for `host` (None: any host)."""
-    ours, theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    theirs.check_hostname = host is not None
-    theirs.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    server_context, client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client_context.check_hostname = host is not None
+    client_context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
     try:
-        ours.load_cert_chain(cert, key, password="")
-        theirs.load_verify_locations(cert)
-        server = ours.wrap_bio(to_server, to_client, server_side=True)
-        client = theirs.wrap_bio(to_client, to_server, server_hostname=host)
+        server_context.load_cert_chain(cert, key, password="")
+        client_context.load_verify_locations(cert)
+        server = server_context.wrap_bio(to_server, to_client, server_side=True)
+        client = client_context.wrap_bio(to_client, to_server, server_hostname=host)
         for _ in range(_MAX_ROUNDS):
             for side in (client, server):
                 with contextlib.suppress(ssl.SSLWantReadError):

@@ -68,11 +68,11 @@ def probe(folder: Path, options: EngineOptions, timeout_s: float) -> None:
     ]
     if options.variant:
         command += ["--variant", options.variant]
-    theirs, ours = os.pipe()  # closes when this process ends in any way, which ends the child process
+    child_end, parent_end = os.pipe()  # closes when this process ends in any way, which ends the child process
     try:
         child = subprocess.run(  # noqa: S603 (our own command; the folder is one argument)
             command,
-            stdin=theirs,
+            stdin=child_end,
             capture_output=True,
             check=False,
             timeout=timeout_s,
@@ -84,8 +84,8 @@ def probe(folder: Path, options: EngineOptions, timeout_s: float) -> None:
         remedy = "export it again or raise --probe-timeout-s"
         raise BundleError(f"{folder}: not warmed up in a separate process after {timeout_s:g} s: {remedy}") from None
     finally:
-        os.close(theirs)
-        os.close(ours)
+        os.close(child_end)
+        os.close(parent_end)
     if child.returncode:
         raise BundleError(_reason(folder, child.returncode, child.stderr.decode(errors="replace")))
 

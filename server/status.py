@@ -68,8 +68,8 @@ def to_status(error: SwiftrecError) -> status_pb2.Status:
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if isinstance(error, Overloaded):
-        whole = math.floor(error.retry_after)
-        delay = duration_pb2.Duration(seconds=whole, nanos=int((error.retry_after - whole) * 1e9))
+        seconds = math.floor(error.retry_after)
+        delay = duration_pb2.Duration(seconds=seconds, nanos=int((error.retry_after - seconds) * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     packed = [any_pb2.Any() for _ in details]
     for container, detail in zip(packed, details, strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.benchmarks.catalogue.synthetic import KEEP, SHARES
-from swiftrec.server.catalogue.blend import Known
+from swiftrec.server.catalogue.blend import ScoringInput
 from swiftrec.server.catalogue.catalogue import IndexMode
 from swiftrec.server.catalogue.sparse import AnyBoosts, Positions
 from swiftrec.server.domain import AttributeValues, Filter, ItemEvent, Request
@@ -131,7 +131,7 @@ class Trial:
         for mode in ("exact", "approximate"):
             if mode == "approximate":
                 started = time.monotonic()
-                index = self._catalogue.index(mode, self._sample, narrow=self._exact_below)
+                index = self._catalogue.index(mode, self._sample, exact_below=self._exact_below)
                 if index is None:
                     raise BundleError(f"{items} items are too few for an index: give larger --items")
                 build_s, index_mb = time.monotonic() - started, index.size_bytes / 2**20
@@ -195,7 +195,7 @@ class Trial:
         """The vector that items are compared with for this history and query, and the boosts that are added."""
         vectors = [self._catalogue.event_vector(position) for position in items.tolist()]
         kinds, sentences = [EventKind.ITEM] * len(vectors), self._catalogue.sentences[items]
-        known = Known(len(items), items, sentences)
+        known = ScoringInput(len(items), items, sentences)
         if query:
             vector = self._encode([query])[0]
             vectors.append(ranker_half(vector, self._catalogue.dimensions))

@@ -17,7 +17,7 @@ from swiftrec.export.arrays import Vectors
 from swiftrec.export.blend.cold_memory import NearestWarmItems, with_self_weights
 from swiftrec.export.blend.fit import Choices
 from swiftrec.export.blend.requests import BlendRequest
-from swiftrec.server.catalogue.blend import SIGNALS, Known, Scoring, Weights
+from swiftrec.server.catalogue.blend import SIGNALS, Scoring, ScoringInput, Weights
 from swiftrec.server.catalogue.sparse import FLOOR, Boosts, Entries
 
 _SAMPLED_ITEMS = 2_000  # besides those with the largest values of memory or words
@@ -63,7 +63,7 @@ class SignalBuilder:
         self._memory = with_self_weights(scoring.memory)
 
     def choices(
-        self, requests: Sequence[BlendRequest], users: Vectors, known: Callable[[BlendRequest], Known]
+        self, requests: Sequence[BlendRequest], users: Vectors, known: Callable[[BlendRequest], ScoringInput]
     ) -> list[Choices]:
         """One for each request whose target may be recommended; `users` are the ranker's vectors [requests, d]."""
         return [
@@ -72,7 +72,7 @@ class SignalBuilder:
             if self._is_target[request.target] and request.target not in request.masked
         ]
 
-    def _choices(self, request: BlendRequest, known: Known, user: NDArray[np.float32], fold: int) -> Choices:
+    def _choices(self, request: BlendRequest, known: ScoringInput, user: NDArray[np.float32], fold: int) -> Choices:
         added = self._added(known, fold)
         chosen, offsets = self._sample(request, [*added.values()])
         items, is_cold = self._items, self._items.folds[chosen] == fold
@@ -91,7 +91,7 @@ class SignalBuilder:
             signals[:, SIGNALS.index(name)] = values
         return Choices(signals, offsets)
 
-    def _added(self, known: Known, fold: int) -> dict[str, Boosts]:
+    def _added(self, known: ScoringInput, fold: int) -> dict[str, Boosts]:
         """What memory and words add to scores, with the memory of cold items."""
         added = self._scoring.added(_ALL_SIGNALS, known)
         for name, values in self._cold_memory(known, self._cold[fold]).items():
@@ -102,7 +102,7 @@ class SignalBuilder:
             added[name] = Boosts(positions[order], np.concatenate([old.values[is_kept], values])[order])
         return added
 
-    def _cold_memory(self, known: Known, cold: NearestWarmItems) -> dict[str, NDArray[np.float32]]:
+    def _cold_memory(self, known: ScoringInput, cold: NearestWarmItems) -> dict[str, NDArray[np.float32]]:
         """Signals of the memory for cold items, [cold], as `export.blend.cold_memory.with_cold_items` writes them."""
         if not len(known.items):
             return {}

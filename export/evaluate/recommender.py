@@ -14,13 +14,13 @@ from swiftrec.export.evaluate.metrics import RankedCases, Score, rank
 from swiftrec.export.evaluate.query_tasks import QueryTask
 from swiftrec.export.evaluate.tasks import Tasks
 from swiftrec.server.catalogue.blend import (
-    FACTS,
+    EXTRA_FEATURES,
     QUERIES,
     Blend,
-    Known,
-    Row,
+    BlendRow,
     ScoreTerms,
     Scoring,
+    ScoringInput,
     Weights,
     item_vectors,
 )
@@ -52,7 +52,7 @@ class Retrieval:
 
     def only(self, weights: Weights) -> Retrieval:
         """The same with these weights for every request."""
-        blend = Blend([Row(query, 0, weights) for query in QUERIES])
+        blend = Blend([BlendRow(query, 0, weights) for query in QUERIES])
         return replace(self, scoring=self.scoring.with_blend(blend))
 
 
@@ -97,12 +97,12 @@ class EncodedRequest:
     sentences: list[Vector] = field(default_factory=list)
     query: str = ""
 
-    def known(self, width: int) -> Known:
+    def known(self, width: int) -> ScoringInput:
         """What the other parts of a score know of the request; sentence vectors have `width` entries."""
         events = len(self.kinds) - bool(self.query)
         sentences = np.array(self.sentences[:events], dtype=np.float32).reshape(events, width)
         query = self.sentences[-1] if self.query else None
-        return Known(events, np.array(self.items, dtype=np.int64), sentences, self.query, query)
+        return ScoringInput(events, np.array(self.items, dtype=np.int64), sentences, self.query, query)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +280,7 @@ class EvaluatedRecommender:
         batches = [scoring.terms(known[start : start + _BATCH]) for start in range(0, len(known), _BATCH)]
         terms = [_with_fallback(row) for batch in batches for row in batch]
         compared = [row.at(user) for row, user in zip(terms, users, strict=True)]
-        vectors = np.array(compared, dtype=np.float32).reshape(len(terms), self.dimensions + width + FACTS)
+        vectors = np.array(compared, dtype=np.float32).reshape(len(terms), self.dimensions + width + EXTRA_FEATURES)
         return RequestVectors(vectors, [row.boosts for row in terms])
 
     def _users(self, jobs: Sequence[UserSequence]) -> Vectors:
@@ -298,7 +298,7 @@ def _with_fallback(terms: ScoreTerms) -> ScoreTerms:
     if not terms.is_zero:
         return terms
     rest = np.zeros_like(terms.rest)
-    rest[-FACTS] = 1  # of log(1 + popularity)
+    rest[-EXTRA_FEATURES] = 1  # of log(1 + popularity)
     return replace(terms, rest=rest)
 
 

@@ -33,7 +33,7 @@ from swiftrec.export.schema.blend import BLEND, BlendRecord, GroupRecord
 from swiftrec.export.train.cold_start import FOLDS, ColdVectors
 from swiftrec.export.train.pretrained import split_of
 from swiftrec.export.train.validation import index_training_users
-from swiftrec.server.catalogue.blend import QUERIES, Blend, Known, Query, Scoring, Weights
+from swiftrec.server.catalogue.blend import QUERIES, Blend, Query, Scoring, ScoringInput, Weights
 from swiftrec.server.catalogue.sparse import Memory
 from swiftrec.server.catalogue.words import Words
 from swiftrec.server.models.networks import EventKind, UserSequence, ranker_half, sentence_half
@@ -175,9 +175,9 @@ class _Source:
             events, kinds = [*events, query], [*kinds, EventKind.QUERY]
         return UserSequence(events, kinds)
 
-    def _known(self, request: BlendRequest, vectors: Mapping[str, Vectors]) -> Known:
+    def _known(self, request: BlendRequest, vectors: Mapping[str, Vectors]) -> ScoringInput:
         history = request.history[-self.max_history :]
-        return Known(
+        return ScoringInput(
             events=len(history),
             items=history,
             sentences=self.items.sentences[history],

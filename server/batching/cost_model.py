@@ -148,13 +148,13 @@ def _fitted(seen: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[fl
 def _non_negative(rows: NDArray[np.float64], target: NDArray[np.float64]) -> list[float]:
     """Least squares without negative terms: negative ones are removed one by one, the most negative first."""
     scale = np.abs(rows).max(axis=0)
-    kept = [n for n in range(rows.shape[1]) if scale[n] > 0]
+    columns = [n for n in range(rows.shape[1]) if scale[n] > 0]
     terms = [0.0] * rows.shape[1]
-    while kept:
-        solution = np.linalg.lstsq(rows[:, kept] / scale[kept], target, rcond=None)[0]
+    while columns:
+        solution = np.linalg.lstsq(rows[:, columns] / scale[columns], target, rcond=None)[0]
         if solution.min() >= 0:
-            for n, value in zip(kept, solution / scale[kept], strict=True):
+            for n, value in zip(columns, solution / scale[columns], strict=True):
                 terms[n] = float(value)
             break
-        del kept[int(solution.argmin())]
+        del columns[int(solution.argmin())]
     return terms

@@ -137,27 +137,27 @@ class RequestQueue(Generic[Q]):
             entries_s: predicted time to which requests of batch calls may extend the step; None: no special limit.
         """
         entries_s = limits.step_s if entries_s is None else min(entries_s, limits.step_s)
-        chosen: list[Q] = []
+        selected: list[Q] = []
         expired: list[Q] = []
         predicted_s, fixed_s, reason = 0.0, 0.0, Reason.DRAINED
         while self._heap:
             request = self._heap[0][-1]
             is_live = request.is_queued and request.deadline > now
-            if is_live and len(chosen) == limits.jobs:
+            if is_live and len(selected) == limits.jobs:
                 reason = Reason.FULL
                 break
             longest_s = fixed_s + (entries_s if request.is_entry else limits.step_s)
-            if is_live and chosen and predicted_s + request.cost_s > longest_s:
+            if is_live and selected and predicted_s + request.cost_s > longest_s:
                 reason = Reason.CUT
                 break
             heapq.heappop(self._heap)
-            if is_live and not chosen:
+            if is_live and not selected:
                 fixed_s = request.batch_s
             if request.is_queued:
                 self._forget(request)
-                (chosen if is_live else expired).append(request)
+                (selected if is_live else expired).append(request)
                 predicted_s += request.cost_s if is_live else 0.0
-        return Step(chosen, reason, expired)
+        return Step(selected, reason, expired)
 
     def _forget(self, request: Q) -> None:
         request.is_queued = False

@@ -194,25 +194,25 @@ def _train(vectors: Vectors, metric: _Projection, count: int) -> faiss.IndexIVF:
     """Train empty lists. Uses one thread, so that the same vectors give the same lists."""
     faiss.omp_set_num_threads(1)
     random = np.random.default_rng(0)
-    shown = vectors[
+    sample = vectors[
         np.sort(random.choice(len(vectors), min(len(vectors), count * _KMEANS_ITEMS_PER_LIST), replace=False))
     ]
-    shown = shown @ metric.items
-    count, kept = min(count, len(shown)), shown.shape[1]
+    projected = sample @ metric.items
+    count, dimensions = min(count, len(projected)), projected.shape[1]
     means = faiss.Kmeans(
-        kept,
+        dimensions,
         count,
         niter=_KMEANS_ROUNDS,
         seed=1,
         min_points_per_centroid=1,
         max_points_per_centroid=_KMEANS_ITEMS_PER_LIST,
     )
-    means.train(shown)
-    centroids = faiss.IndexFlatIP(kept)
+    means.train(projected)
+    centroids = faiss.IndexFlatIP(dimensions)
     centroids.add(means.centroids)
     byte = faiss.ScalarQuantizer.QT_8bit
-    lists = faiss.IndexIVFScalarQuantizer(centroids, kept, count, byte, faiss.METRIC_INNER_PRODUCT, True)
-    lists.train(shown)
+    lists = faiss.IndexIVFScalarQuantizer(centroids, dimensions, count, byte, faiss.METRIC_INNER_PRODUCT, True)
+    lists.train(projected)
     lists.referenced_objects = [centroids]
     return lists
 

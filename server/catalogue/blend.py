@@ -36,7 +36,9 @@ Vector = NDArray[np.float32]
 Vectors = NDArray[np.float32]
 
 _NO_ITEMS: Positions = np.empty(0, dtype=np.int64)
-FACTS = 2  # entries of an item's vector behind its two halves: popularity, newcomer
+EXTRA_FEATURES = (
+    2  # entries of an item's vector behind its two halves: popularity, and whether the item has no interactions
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ _INSTEAD: Mapping[Query, Sequence[Query]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BlendRow:
     """The weights for requests with a kind of query and at least `events` events.
 
     `server.catalogue.words.Matches.is_title` decides whether a query is a title.
@@ -92,7 +94,7 @@ class Row:
     weights: Weights
 
 
-def _row(number: int, row: Mapping[str, Any]) -> Row:
+def _row(number: int, row: Mapping[str, Any]) -> BlendRow:
     """Read a row of the manifest.
 
     Raises:
@@ -112,18 +114,18 @@ def _row(number: int, row: Mapping[str, Any]) -> Row:
     for name, value in weights.items():
         if type(value) not in (int, float) or not math.isfinite(value):
             raise ValueError(f"row {number} has {value!r} for the weight of {name}, which is not a finite number")
-    return Row(query, events, Weights(**weights))
+    return BlendRow(query, events, Weights(**weights))
 
 
 class Blend:
     """Weights by the kind of the query and the number of events of a request."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[BlendRow]) -> None:
         self.rows = sorted(rows, key=lambda row: (row.query, -row.events))
 
     @classmethod
     def read(cls, rows: Sequence[Mapping[str, Any]]) -> Self:
-        """Read the rows of the manifest, which have the fields of `Row`; without rows only the ranker counts.
+        """Read the rows of the manifest, which have the fields of `BlendRow`; without rows only the ranker counts.
 
         Raises:
             ValueError: a row is missing or invalid.
@@ -152,7 +154,7 @@ class Blend:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ScoringInput:
     """The data of a request for the parts of the score other than the ranker.
 
     Args:
@@ -205,59 +207,62 @@ class Scoring:
         """The same scoring with other weights."""
         return Scoring(blend, self.memory, self.words, self._items)
 
-    def request_terms(self, known: Known) -> ScoreTerms:
+    def request_terms(self, request: ScoringInput) -> ScoreTerms:
         """The terms of one request."""
-        return self.terms([known])[0]
+        return self.terms([request])[0]
 
-    def terms(self, requests: Sequence[Known]) -> list[ScoreTerms]:
+    def terms(self, requests: Sequence[ScoringInput]) -> list[ScoreTerms]:
         """The terms of one or more requests; the terms of a request do not depend on the others."""
         if not self.blend.rows:  # only the ranker counts
             return [
-                ScoreTerms(1.0, np.zeros(known.sentences.shape[1] + FACTS, np.float32), NO_BOOSTS) for known in requests
+                ScoreTerms(1.0, np.zeros(request.sentences.shape[1] + EXTRA_FEATURES, np.float32), NO_BOOSTS)
+                for request in requests
             ]
         matches = self._matches(requests)
         weights = self._weights(requests, matches)
         boosts = summed([*self._added(weights, requests, matches).values()], len(requests), self._items)
         return [
             ScoreTerms(
-                row.ranker, np.concatenate([_sentence(row, known), (row.popularity, row.newcomer)], dtype="f4"), added
+                row.ranker, np.concatenate([_sentence(row, request), (row.popularity, row.newcomer)], dtype="f4"), added
             )
-            for row, known, added in zip(weights, requests, boosts, strict=True)
+            for row, request, added in zip(weights, requests, boosts, strict=True)
         ]
 
-    def weights(self, known: Known) -> Weights:
+    def weights(self, request: ScoringInput) -> Weights:
         """The weights for a request."""
-        return self._weights([known], self._matches([known]))[0]
+        return self._weights([request], self._matches([request]))[0]
 
     def query(self, text: str) -> Query:
         """The kind of a query; "" is no query."""
         return _kind(text, Matches(self.words, [text], self._items).is_title[0])
 
-    def added(self, weights: Weights, known: Known) -> dict[str, Boosts]:
+    def added(self, weights: Weights, request: ScoringInput) -> dict[str, Boosts]:
         """The weighted boosts of memory and words, by signal; without signals that have no weight."""
-        parts = self._added([weights], [known], self._matches([known]))
+        parts = self._added([weights], [request], self._matches([request]))
         return {
             name: summed([entries], 1, self._items)[0].listed()
             for name, entries in parts.items()
             if getattr(weights, name)
         }
 
-    def _matches(self, requests: Sequence[Known]) -> Matches:
-        return Matches(self.words, [known.query for known in requests], self._items)
+    def _matches(self, requests: Sequence[ScoringInput]) -> Matches:
+        return Matches(self.words, [request.query for request in requests], self._items)
 
-    def _weights(self, requests: Sequence[Known], matches: Matches) -> list[Weights]:
+    def _weights(self, requests: Sequence[ScoringInput], matches: Matches) -> list[Weights]:
         parts = zip(requests, matches.is_title.tolist(), strict=True)
-        return [self.blend.weights(known.events, _kind(known.query, is_title)) for known, is_title in parts]
+        return [self.blend.weights(request.events, _kind(request.query, is_title)) for request, is_title in parts]
 
-    def _added(self, weights: Sequence[Weights], requests: Sequence[Known], matches: Matches) -> dict[str, Entries]:
+    def _added(
+        self, weights: Sequence[Weights], requests: Sequence[ScoringInput], matches: Matches
+    ) -> dict[str, Entries]:
         """The weighted boosts of each sparse signal."""
         signals = ("transitions", "neighbours", "words")
         by_signal = np.array([[getattr(row, name) for name in signals] for row in weights], dtype=np.float32)
         pairs = [*zip(requests, weights, strict=True)]
-        chances = self.memory.next_chances([known.items if row.transitions else _NO_ITEMS for known, row in pairs])
+        chances = self.memory.next_chances([request.items if row.transitions else _NO_ITEMS for request, row in pairs])
         chances = merged(chances, len(requests), self._items)
         odds = np.log(chances.values * np.float32(1 / FLOOR) + np.float32(1))
-        near = self.memory.near_weights([known.items if row.neighbours else _NO_ITEMS for known, row in pairs])
+        near = self.memory.near_weights([request.items if row.neighbours else _NO_ITEMS for request, row in pairs])
         parts = chances._replace(values=odds), near, matches.boosts
         return {name: part.weighted(by_signal[:, n]) for n, (name, part) in enumerate(zip(signals, parts, strict=True))}
 
@@ -268,15 +273,15 @@ def _kind(query: str, is_title: bool) -> Query:
     return "title" if is_title else "description"
 
 
-def _sentence(weights: Weights, known: Known) -> Vector:
+def _sentence(weights: Weights, request: ScoringInput) -> Vector:
     """The vector to multiply with the items' sentence vectors, [s]."""
-    parts = [np.float32(weights.query) * known.query_sentence] if known.query_sentence is not None else []
-    if len(known.sentences) and weights.events:
-        parts.append(np.float32(weights.events / len(known.sentences)) * np.add.reduce(known.sentences))
-    return sum(parts[1:], parts[0]) if parts else np.zeros(known.sentences.shape[1], dtype=np.float32)
+    parts = [np.float32(weights.query) * request.query_sentence] if request.query_sentence is not None else []
+    if len(request.sentences) and weights.events:
+        parts.append(np.float32(weights.events / len(request.sentences)) * np.add.reduce(request.sentences))
+    return sum(parts[1:], parts[0]) if parts else np.zeros(request.sentences.shape[1], dtype=np.float32)
 
 
 def item_vectors(ranker: Vectors, sentences: Vectors, popularity: NDArray[np.number[Any]]) -> Vectors:
-    """The items' vectors [items, d + s + FACTS], from both halves and the number of interactions."""
-    facts = np.stack([np.log1p(popularity), popularity == 0], axis=1)
-    return np.concatenate([ranker, sentences, facts], axis=1, dtype=np.float32)
+    """The items' vectors [items, d + s + EXTRA_FEATURES], from both halves and the number of interactions."""
+    features = np.stack([np.log1p(popularity), popularity == 0], axis=1)
+    return np.concatenate([ranker, sentences, features], axis=1, dtype=np.float32)

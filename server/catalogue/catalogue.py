@@ -59,8 +59,8 @@ class Catalogue:
                 yield item.attributes
 
         self._attributes = AttributeIndex(attributes())
-        whole = vectors if sentences is None else item_vectors(vectors, sentences, popularity)
-        self._vectors = np.ascontiguousarray(whole)
+        compared = vectors if sentences is None else item_vectors(vectors, sentences, popularity)
+        self._vectors = np.ascontiguousarray(compared)
         width = 0 if sentences is None else sentences.shape[1]
         self.sentences = self._vectors[:, self.dimensions : self.dimensions + width]
         self._popularity = popularity
@@ -70,7 +70,7 @@ class Catalogue:
         self._shares = np.cumsum(popularity + 1.0, dtype=np.float64)
         self._longest = _longest(self._vectors) if self._count < SWITCH_OVER else 0.0
         self._index: ApproximateIndex | None = None
-        self._narrow = EXACT_BELOW
+        self._exact_below = EXACT_BELOW
 
     @classmethod
     def load(cls, folder: Path, sentence_dimensions: int) -> Catalogue:
@@ -115,14 +115,14 @@ class Catalogue:
         return self._vectors[position, : self.dimensions]
 
     def index(
-        self, mode: IndexMode, sample: Callable[[], NDArray[np.float32]], *, narrow: int = EXACT_BELOW
+        self, mode: IndexMode, sample: Callable[[], NDArray[np.float32]], *, exact_below: int = EXACT_BELOW
     ) -> ApproximateIndex | None:
         """Build the approximate index: always, never, or (auto) if the catalogue is large enough for it to be faster.
 
         Args:
             mode: when to build it.
             sample: returns user vectors [users, dimensions] to train it on.
-            narrow: number of candidates up to which a search is exact despite the index.
+            exact_below: number of candidates up to which a search is exact despite the index.
 
         Raises:
             BundleError: the sample has numbers that are not finite.
@@ -139,7 +139,7 @@ class Catalogue:
                 "a model of the bundle returns NaN or infinity, so no index can be built: export it again "
                 "(swiftrec probe names the file of the model)"
             )
-        self._index, self._narrow = ApproximateIndex.build(self._vectors, users), narrow
+        self._index, self._exact_below = ApproximateIndex.build(self._vectors, users), exact_below
         return self._index
 
     def sample(self, number: int, random: np.random.Generator) -> Positions:
@@ -214,7 +214,7 @@ class Catalogue:
         return self._named(results, self._popularity[results])
 
     def _search(self, user: Vector, allowed: CandidateSet, k: int, boosts: AnyBoosts) -> tuple[Positions, Vector]:
-        if self._index and allowed.count > self._narrow:
+        if self._index and allowed.count > self._exact_below:
             positions, scores = self._index.search(user, allowed, k, boosts)
             if len(positions) == min(k, allowed.count):
                 return positions, scores

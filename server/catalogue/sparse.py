@@ -76,8 +76,8 @@ class DenseBoosts(NamedTuple):
 
     def listed(self) -> Boosts:
         """The boosts as a list of items."""
-        kept = np.flatnonzero(self.values)
-        return Boosts(kept, self.values[kept])
+        positions = np.flatnonzero(self.values)
+        return Boosts(positions, self.values[positions])
 
 
 AnyBoosts: TypeAlias = Boosts | DenseBoosts
@@ -141,7 +141,7 @@ class SparseRows:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def holds(self, row: int, position: int) -> bool:
+    def contains(self, row: int, position: int) -> bool:
         """Whether a row has an entry at this position."""
         positions = self.positions[self.starts[row] : self.starts[row + 1]]
         index = int(np.searchsorted(positions, position))
@@ -179,8 +179,8 @@ def map_array(path: Path, dtype: type[N]) -> NDArray[N]:
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: not an array ({error}): export it again") from None
     if loaded.dtype != dtype or loaded.ndim != 1:
-        shown = f"{loaded.dtype}{list(loaded.shape)}"
-        raise BundleError(f"{path}: {shown} instead of a list of {np.dtype(dtype)}: export it again")
+        actual = f"{loaded.dtype}{list(loaded.shape)}"
+        raise BundleError(f"{path}: {actual} instead of a list of {np.dtype(dtype)}: export it again")
     return loaded
 
 

@@ -177,7 +177,7 @@ class Words:
         if len(rare) < len(places):
             matches = matches[np.argsort(-common, kind="stable")[:_RECOUNTED_WORDS]]
             common = np.array(
-                [sum(self.spelled.holds(index, n) for index in places.tolist()) for n in matches.tolist()]
+                [sum(self.spelled.contains(index, n) for index in places.tolist()) for n in matches.tolist()]
             )
         dice = 2 * common / (self.sizes[matches] + len(pieces))
         best = np.argsort(-dice, kind="stable")[:_MAX_CORRECTIONS]
@@ -285,9 +285,9 @@ class Matches:
         matches = self._of_words(self._shares * has, 0.0)
         is_known = (matches > 0) | (self._of_words(self._is_partial, 0.0) == 0)
         rarity = self._of_words(self._rarity, float(np.log1p(self._items))) * is_known
-        whole = np.bincount(self._text_of_word, rarity, self._texts)
+        total = np.bincount(self._text_of_word, rarity, self._texts)
         had = np.bincount(self._text_of_word, matches * rarity, self._texts)
-        return had / np.where(whole, whole, 1), np.bincount(self._text_of_word[matches > 0], minlength=self._texts)
+        return had / np.where(total, total, 1), np.bincount(self._text_of_word[matches > 0], minlength=self._texts)
 
     @cached_property
     def _is_partial(self) -> Floats:

@@ -10,7 +10,7 @@ import grpc
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
-class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg] # the stub is generic, the class is not
+class MethodTable(grpc.GenericRpcHandler):  # type: ignore[type-arg] # the stub is generic, the class is not
     """Collects the methods that generated code registers, in place of a server.
 
     Args:

@@ -50,13 +50,13 @@ class TimedMessages(Iterator[M], Generic[M]):
     """
 
     def __init__(self, messages: Iterator[M], idle_timeout: IdleTimeout, on_timeout: Callable[[], object]) -> None:
-        self._messages, self._patience, self._on_silence = messages, idle_timeout, on_timeout
+        self._messages, self._idle_timeout, self._on_timeout = messages, idle_timeout, on_timeout
 
     def __next__(self) -> M:
-        if not self._patience.seconds:
+        if not self._idle_timeout.seconds:
             return next(self._messages)
-        due = time.monotonic() + self._patience.seconds
-        timer = self._patience.timers.schedule(due, self._on_silence)
+        due = time.monotonic() + self._idle_timeout.seconds
+        timer = self._idle_timeout.timers.schedule(due, self._on_timeout)
         try:
             return next(self._messages)
         finally:

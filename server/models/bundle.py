@@ -189,9 +189,11 @@ def _manifest(path: Path) -> Manifest:
     try:
         fields = _FIELDS.validate_json(path.read_bytes())
         if (written := fields.get("format", FORMAT)) not in READ_FORMATS:
-            known = " and ".join(map(str, READ_FORMATS))
-            shown = repr(written)[:_MAX_SHOWN_CHARS]
-            raise BundleError(f"{path}: has format {shown}, this server reads formats {known}: export it again")
+            readable = " and ".join(map(str, READ_FORMATS))
+            found_format = repr(written)[:_MAX_SHOWN_CHARS]
+            raise BundleError(
+                f"{path}: has format {found_format}, this server reads formats {readable}: export it again"
+            )
         manifest = Manifest.model_validate(upgrade(fields))
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror})") from None
@@ -234,11 +236,11 @@ def _check_external(folder: Path, name: str, manifest: Manifest) -> None:
     """Check that the files that a model reads weights from are in the bundle and have a hash."""
     for location in sorted(external_files(folder / name)):
         path = PurePosixPath(name).parent / location
-        shown = f"{folder / name}: reads weights from {location[:_MAX_SHOWN_CHARS]!r}"
+        problem = f"{folder / name}: reads weights from {location[:_MAX_SHOWN_CHARS]!r}"
         if path.is_absolute() or ".." in path.parts:
-            raise BundleError(f"{shown}, which is outside the bundle: export it again")
+            raise BundleError(f"{problem}, which is outside the bundle: export it again")
         if str(path) not in manifest.files:
-            raise BundleError(f"{shown}, of which {MANIFEST} has no hash: export it again")
+            raise BundleError(f"{problem}, of which {MANIFEST} has no hash: export it again")
 
 
 def _digest(fields: dict[str, Any]) -> str:

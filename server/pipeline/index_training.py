@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.server.catalogue.blend import Known, Scoring
+from swiftrec.server.catalogue.blend import Scoring, ScoringInput
 from swiftrec.server.catalogue.catalogue import Catalogue
 from swiftrec.server.catalogue.sparse import Positions
 from swiftrec.server.domain import Item
@@ -46,7 +46,7 @@ def index_training_users(
         query_vectors = iter(encode([query for _, query in sampled if query]))
         users = [_user(catalogue, items, query, next(query_vectors) if query else None) for items, query in sampled]
         ranked = ranker.run([sequence for sequence, _ in users])
-        all_terms = scoring.terms([known for _, known in users])
+        all_terms = scoring.terms([scoring_input for _, scoring_input in users])
         user_vectors += [terms.at(user) for terms, user in zip(all_terms, ranked, strict=True)]
     return np.array(user_vectors)
 
@@ -76,12 +76,14 @@ def _query(item: Item, random: np.random.Generator, *, is_title: bool) -> str:
     return (item.title if is_title else " ".join(words[begin : begin + size])) or " "
 
 
-def _user(catalogue: Catalogue, items: Positions, query: str, vector: Vector | None) -> tuple[UserSequence, Known]:
+def _user(
+    catalogue: Catalogue, items: Positions, query: str, vector: Vector | None
+) -> tuple[UserSequence, ScoringInput]:
     """The inputs of the ranker and of the other parts of the score; `vector` is that of the query."""
     vectors, kinds = [catalogue.event_vector(position) for position in items.tolist()], [EventKind.ITEM] * len(items)
-    known = Known(len(items), items, catalogue.sentences[items], query)
+    scoring_input = ScoringInput(len(items), items, catalogue.sentences[items], query)
     if vector is not None:
         vectors.append(ranker_half(vector, catalogue.dimensions))
         kinds.append(EventKind.QUERY)
-        known = replace(known, query_sentence=sentence_half(vector, catalogue.dimensions))
-    return UserSequence(vectors, kinds), known
+        scoring_input = replace(scoring_input, query_sentence=sentence_half(vector, catalogue.dimensions))
+    return UserSequence(vectors, kinds), scoring_input

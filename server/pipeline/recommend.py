@@ -134,15 +134,15 @@ def rank(stages: Stages, batch: Sequence[RequestState]) -> None:
     live = [state for state in batch if state.event_count and not state.call.is_cancelled]
     if live:
         width = stages.catalogue.sentences.shape[1]
-        all_terms = stages.scoring.terms([state.known(width) for state in live])
+        all_terms = stages.scoring.terms([state.scoring_input(width) for state in live])
         for state, terms in zip(live, all_terms, strict=True):
             state.terms = terms
         stages.rates.score.observe(len(live), stages.clock() - started)
-    known = [state for state in live if state.terms is not None and not state.terms.is_zero]
-    if not known:
+    ranked = [state for state in live if state.terms is not None and not state.terms.is_zero]
+    if not ranked:
         return
-    users, seconds = stages.ranker.run([state.sequence() for state in known], [len(state.inputs) for state in known])
-    for state, user, elapsed_s in zip(known, users, seconds, strict=True):
+    users, seconds = stages.ranker.run([state.sequence() for state in ranked], [len(state.inputs) for state in ranked])
+    for state, user, elapsed_s in zip(ranked, users, seconds, strict=True):
         state.compute_s += elapsed_s
         if isinstance(user, Exception):
             state.error = user
@@ -164,14 +164,14 @@ def compose(stages: Stages, state: RequestState) -> None:
 def retrieve(stages: Stages, batch: Sequence[RequestState]) -> None:
     """Set the best items of each request; the most popular ones if there is no user vector."""
     live, rates = [state for state in batch if not state.call.is_cancelled], stages.rates
-    known = [state for state in live if state.user is not None]
-    unknown = [state for state in live if state.user is None]
-    plain = [state for state in known if state.request.conditions.is_empty]
-    filtered = [state for state in known if not state.request.conditions.is_empty]
+    with_user = [state for state in live if state.user is not None]
+    without_user = [state for state in live if state.user is None]
+    plain = [state for state in with_user if state.request.conditions.is_empty]
+    filtered = [state for state in with_user if not state.request.conditions.is_empty]
     for states, rate, find in (
         (plain, rates.search, _search),
         (filtered, rates.filtered_search, _search),
-        (unknown, rates.popular, _most_popular),
+        (without_user, rates.popular, _most_popular),
     ):
         if states:
             started = stages.clock()
@@ -206,8 +206,8 @@ def explain(stages: Stages, state: RequestState) -> list[Contribution]:
         return []
     indices = [event.index for event in state.item_events]
     positions = stages.catalogue.positions([item.id for item, _ in state.items])
-    known = state.known(stages.catalogue.sentences.shape[1])
-    parts = contributions(stages.scoring, known, state.user, stages.catalogue, positions)
+    scoring_input = state.scoring_input(stages.catalogue.sentences.shape[1])
+    parts = contributions(stages.scoring, scoring_input, state.user, stages.catalogue, positions)
     return [part if part.event is None else replace(part, event=indices[part.event]) for part in parts]
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.server.catalogue.blend import Known, ScoreTerms
+from swiftrec.server.catalogue.blend import ScoreTerms, ScoringInput
 from swiftrec.server.catalogue.catalogue import ScoredItems
 from swiftrec.server.catalogue.exact import CandidateSet
 from swiftrec.server.catalogue.history import Event, History
@@ -28,7 +28,7 @@ class Input(NamedTuple):
     sentence: Vector
 
 
-class Call(Protocol):
+class CallState(Protocol):
     """The call that a request belongs to."""
 
     @property
@@ -70,7 +70,7 @@ class TextState:
     )
 
     def __init__(self, tokens: Sequence[Sequence[int]]) -> None:
-        self.call: Call = _LIVE
+        self.call: CallState = _LIVE
         self.arrival = self.started = self.cost_s = self.batch_s = 0.0
         self.tokens = 0
         self.timings = Timings()
@@ -144,11 +144,11 @@ class RequestState(TextState):
         """The events read by the ranker that are items."""
         return [event for event in self.history.read if event.position is not None]
 
-    def known(self, sentence_width: int) -> Known:
+    def scoring_input(self, sentence_width: int) -> ScoringInput:
         """The input of the other parts of the score."""
         has_query = bool(self.request.query)
         events = self.inputs[:-1] if has_query else self.inputs
-        return Known(
+        return ScoringInput(
             events=len(events),
             items=np.array([event.position for event in self.item_events], dtype=np.int64),
             sentences=np.array([event.sentence for event in events], dtype=np.float32).reshape(

@@ -219,16 +219,16 @@ def _model_metrics(bundles: Iterable[BundleRecorder]) -> Iterator[Metric]:
     counts = {field: GaugeMetricFamily(name, text, labels=_NV_MODEL) for name, text, field in _NV}
     for bundle in bundles:
         for model, recorder in bundle.models.items():
-            ours = (bundle.bundle, str(bundle.version), model)
-            triton = (f"{bundle.bundle}.{model}", str(bundle.version))
-            requests.add_metric(ours, recorder.queue_requests)
-            tokens.add_metric(ours, recorder.queue_tokens)
-            cached.add_metric(ours, bundle.cache_bytes() if model == "encoder" else 0)
-            pending.add_metric(triton, recorder.queue_requests)
+            labels = (bundle.bundle, str(bundle.version), model)
+            triton_labels = (f"{bundle.bundle}.{model}", str(bundle.version))
+            requests.add_metric(labels, recorder.queue_requests)
+            tokens.add_metric(labels, recorder.queue_tokens)
+            cached.add_metric(labels, bundle.cache_bytes() if model == "encoder" else 0)
+            pending.add_metric(triton_labels, recorder.queue_requests)
             statistics = recorder.statistics.copy()
             for field_name, family in counts.items():
                 value = getattr(statistics, field_name)
-                family.add_metric(triton, value // 1_000 if field_name.endswith("_ns") else value)
+                family.add_metric(triton_labels, value // 1_000 if field_name.endswith("_ns") else value)
     yield from (requests, tokens, cached, pending, *counts.values())
     yield renamed(requests, "swiftrec_waiting_jobs")
     yield renamed(tokens, "swiftrec_waiting_tokens")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.export.blend.words import make_words
-from swiftrec.server.catalogue.blend import QUERIES, Blend, Row, Scoring, Weights
+from swiftrec.server.catalogue.blend import QUERIES, Blend, BlendRow, Scoring, Weights
 from swiftrec.server.catalogue.history import NEVER, Names
 from swiftrec.server.catalogue.sparse import Memory, SparseRows
 
@@ -24,7 +24,7 @@ def write_tables(folder: Path, titles: Sequence[str], texts: Sequence[str] | Non
 
 def scoring(titles: Sequence[str], memory: Memory | None = None, weights: Weights | None = None) -> Scoring:
     """A score of items with these titles, with the same weights for every request; without weights the ranker alone."""
-    rows = [] if weights is None else [Row(query, 0, weights) for query in QUERIES]
+    rows = [] if weights is None else [BlendRow(query, 0, weights) for query in QUERIES]
     known = memory or Memory.empty(len(titles))
     return Scoring(Blend(rows), known, make_words(titles, titles), len(titles))
 

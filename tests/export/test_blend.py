@@ -25,14 +25,14 @@ from swiftrec.export.data.split import Cases
 from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.errors import ExportError
 from swiftrec.server.catalogue.blend import (
-    FACTS,
+    EXTRA_FEATURES,
     QUERIES,
     SIGNALS,
     Blend,
-    Known,
+    BlendRow,
     Query,
-    Row,
     Scoring,
+    ScoringInput,
     Weights,
     item_vectors,
 )
@@ -49,13 +49,13 @@ _POPULARITY = np.bincount(np.concatenate(_HISTORIES), minlength=_ITEMS)
 _WEIGHTS = Weights(1.2, 0.5, 0.7, 0.4, 3.0, 0.2, 0.3, -0.5)
 
 
-def scoring(*rows: Row) -> Scoring:
+def scoring(*rows: BlendRow) -> Scoring:
     return Scoring(Blend(rows), fit_memory(_HISTORIES, _ITEMS), make_words(_TITLES, _TITLES), _ITEMS)
 
 
-def known_of(history: list[int], query: str = "") -> Known:
+def known_of(history: list[int], query: str = "") -> ScoringInput:
     items = np.array(history, dtype=np.int64)
-    return Known(len(items), items, _SENTENCES[items], query, _SENTENCES[0] if query else None)
+    return ScoringInput(len(items), items, _SENTENCES[items], query, _SENTENCES[0] if query else None)
 
 
 def planted(weights: NDArray[np.float64], requests: int = 4_000, choices: int = 12) -> list[Choices]:
@@ -156,7 +156,7 @@ def test_without_choices_the_ranker_alone_counts() -> None:
     [(1, "none", 1), (4, "none", 1), (5, "none", 5), (99, "none", 5), (0, "title", 9), (3, "title", 9)],
 )
 def test_weights_go_by_the_kind_of_request_and_its_events(events: int, query: Query, ranker: float) -> None:
-    rows = [Row("none", 1, Weights(1)), Row("none", 5, Weights(5)), Row("title", 0, Weights(9))]
+    rows = [BlendRow("none", 1, Weights(1)), BlendRow("none", 5, Weights(5)), BlendRow("title", 0, Weights(9))]
     blend = Blend.read([asdict(row) for row in rows])
     assert blend.weights(events, query).ranker == ranker
 
@@ -171,7 +171,7 @@ def test_parts_name_every_weight_once() -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_disabled_part_has_zero_weights_and_the_others_stay(part: str) -> None:
-    off = Blend([Row("none", 1, _WEIGHTS)]).without([part]).weights(1, "none")
+    off = Blend([BlendRow("none", 1, _WEIGHTS)]).without([part]).weights(1, "none")
     assert off == replace(_WEIGHTS, **dict.fromkeys(PARTS[part], 0.0))
 
 
@@ -182,7 +182,7 @@ def test_disabled_part_has_zero_weights_and_the_others_stay(part: str) -> None:
 )
 def test_one_product_and_the_boosts_are_the_sum_of_all_signals(history: list[int], query: str) -> None:
     known, user = known_of(history, query), _VECTORS[3] + 1
-    rows = [Row(kind, 0, _WEIGHTS) for kind in QUERIES]
+    rows = [BlendRow(kind, 0, _WEIGHTS) for kind in QUERIES]
     aim = scoring(*rows).request_terms(known)
     result = item_vectors(_VECTORS, _SENTENCES, _POPULARITY) @ aim.at(user) + aim.boosts.at(np.arange(_ITEMS))
     never_new = np.full(_ITEMS, 9)
@@ -251,9 +251,9 @@ def test_items_that_are_always_new_and_items_seen_are_no_choices() -> None:
 
 def test_item_vectors_have_both_halves_popularity_and_a_mark_of_new_items() -> None:
     result = item_vectors(_VECTORS, _SENTENCES, np.r_[0, np.full(_ITEMS - 1, 7)])
-    assert result.shape == (_ITEMS, _RANKER + _SENTENCE + FACTS)
-    assert result[0, -FACTS:].tolist() == [0, 1]
-    assert result[1, -FACTS:].tolist() == [np.float32(np.log(8)), 0]
+    assert result.shape == (_ITEMS, _RANKER + _SENTENCE + EXTRA_FEATURES)
+    assert result[0, -EXTRA_FEATURES:].tolist() == [0, 1]
+    assert result[1, -EXTRA_FEATURES:].tolist() == [np.float32(np.log(8)), 0]
 
 
 def test_requests_have_the_events_and_queries_of_their_group() -> None:
@@ -345,6 +345,6 @@ def test_new_items_are_not_boosted_if_no_known_item_is_found() -> None:
 
 
 def test_kind_of_query_without_fitted_weights_has_those_of_the_other() -> None:
-    blend = Blend([Row("none", 1, Weights(1)), Row("description", 0, Weights(7))])
+    blend = Blend([BlendRow("none", 1, Weights(1)), BlendRow("description", 0, Weights(7))])
     assert blend.weights(3, "title").ranker == 7
     assert blend.weights(0, "none") == Weights()

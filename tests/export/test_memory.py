@@ -21,7 +21,7 @@ from swiftrec.export.data.popularity import popularity
 from swiftrec.export.data.split import Cases, trainable
 from swiftrec.export.evaluate.cold import NewItems, adjust
 from swiftrec.export.evaluate.metrics import Score, figure
-from swiftrec.server.catalogue.blend import SIGNALS, Blend, Known, Row, Scoring, Weights
+from swiftrec.server.catalogue.blend import SIGNALS, Blend, BlendRow, Scoring, ScoringInput, Weights
 from swiftrec.server.catalogue.sparse import DECAY, EVENTS, Entries, Memory
 from swiftrec.server.errors import BundleError
 from tests.peak import peak_of
@@ -244,7 +244,7 @@ def test_weights_are_fitted_on_the_served_tables_of_new_items() -> None:
     vectors = np.ones((_SERIES_ITEMS, 2), np.float32)
     items = BlendItems(vectors, vectors, folds, _SENTENCES, taken.astype(float))
     history = np.array([0, 5, 1], dtype=np.int64)
-    known, request = Known(3, history, _SENTENCES[history]), BlendRequest(history, "", 2, history)
+    known, request = ScoringInput(3, history, _SENTENCES[history]), BlendRequest(history, "", 2, history)
     signals = SignalBuilder(items, Scoring(Blend([]), memory, words, _SERIES_ITEMS), 2, 0)
     (result,) = signals.choices([request], vectors[:1], lambda _: known)
     heirs = NearestWarmItems.of(_SENTENCES, np.where(folds >= 0, taken, 0), folds == 0)
@@ -275,10 +275,12 @@ def cases(*, wants_new: bool) -> Cases:
 def scores_of(memory: Memory, request: Cases, text: float) -> Score:
     """What memory and text say of every item."""
     words = make_words([""] * _SERIES_ITEMS, [""] * _SERIES_ITEMS)
-    scoring = Scoring(Blend([Row("none", 0, Weights(0.0, events=text, transitions=0.8))]), memory, words, _SERIES_ITEMS)
+    scoring = Scoring(
+        Blend([BlendRow("none", 0, Weights(0.0, events=text, transitions=0.8))]), memory, words, _SERIES_ITEMS
+    )
     rows = np.zeros((len(request.targets), _SERIES_ITEMS), np.float32)
     for row, history in zip(rows, request.histories, strict=True):
-        known = Known(len(history), history, _SENTENCES[history])
+        known = ScoringInput(len(history), history, _SENTENCES[history])
         row += _SENTENCES @ scoring.request_terms(known).rest[: _SENTENCES.shape[1]]
         scoring.request_terms(known).boosts.add_to(row)
     return lambda part: rows[part]

@@ -23,7 +23,7 @@ from swiftrec.export.planted.command import FACTS, ceilings
 from swiftrec.export.planted.topics import ADJECTIVES, TOPICS
 from swiftrec.export.planted.true_model import Shares, TrueModel, draw_dataset
 from swiftrec.export.train.cold_start import FOLDS
-from swiftrec.server.catalogue.blend import Blend, Known, Scoring, Weights
+from swiftrec.server.catalogue.blend import Blend, Scoring, ScoringInput, Weights
 from tests.export.tables import names
 
 Vectors = NDArray[np.float32]
@@ -68,7 +68,7 @@ class Parts:
             signals.choices(
                 requested,
                 users,
-                lambda element: Known(len(element.history), element.history, self.sentences[element.history]),
+                lambda element: ScoringInput(len(element.history), element.history, self.sentences[element.history]),
             )
         )
 

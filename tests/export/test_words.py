@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from swiftrec.export.blend.names import same_item_threshold
 from swiftrec.export.blend.words import make_words
-from swiftrec.server.catalogue.blend import Blend, Known, Row, Scoring, Weights
+from swiftrec.server.catalogue.blend import Blend, BlendRow, Scoring, ScoringInput, Weights
 from swiftrec.server.catalogue.history import NEVER, Names
 from swiftrec.server.catalogue.sparse import Memory, SparseRows
 from swiftrec.server.catalogue.words import Matches, Rows, Words, split_words
@@ -259,9 +259,11 @@ def test_words_of_a_text_are_summed_once(words: Words, monkeypatch: pytest.Monke
         return gather(self, rows)
 
     monkeypatch.setattr(SparseRows, "gather", counted)
-    blend = Blend([Row("none", 1, Weights()), Row("title", 0, Weights(words=2.0))])
+    blend = Blend([BlendRow("none", 1, Weights()), BlendRow("title", 0, Weights(words=2.0))])
     scoring = Scoring(blend, Memory.empty(len(_TITLES)), words, len(_TITLES))
     no_vectors = np.empty((0, 0), np.float32)
-    aim = scoring.request_terms(Known(0, np.empty(0, np.int64), no_vectors, "toy story", np.empty(0, np.float32)))
+    aim = scoring.request_terms(
+        ScoringInput(0, np.empty(0, np.int64), no_vectors, "toy story", np.empty(0, np.float32))
+    )
     assert calls == [2]
     assert aim.boosts.listed().positions.tolist() == [0]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from swiftrec.export.blend.words import make_words
-from swiftrec.server.catalogue.blend import Known, ScoreTerms, Weights
+from swiftrec.server.catalogue.blend import ScoreTerms, ScoringInput, Weights
 from swiftrec.server.catalogue.history import Names, numbered_alike
 from swiftrec.server.catalogue.sparse import Entries
 from swiftrec.server.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent
@@ -212,7 +212,7 @@ def test_parts_that_are_switched_off_score_as_with_weights_of_0(tmp_path: Path) 
 def test_a_request_that_cannot_be_scored_fails_alone(running: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
     terms = running.scoring.terms
 
-    def fails(batch: Sequence[Known]) -> list[ScoreTerms]:
+    def fails(batch: Sequence[ScoringInput]) -> list[ScoreTerms]:
         if any(known.query == "film bad" for known in batch):
             raise ValueError("an error of ours")
         return terms(batch)

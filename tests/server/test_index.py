@@ -17,7 +17,7 @@ from swiftrec.benchmarks.catalogue.synthetic import around
 from swiftrec.export.blend.words import make_words
 from swiftrec.server.catalogue import exact
 from swiftrec.server.catalogue.approximate import ApproximateIndex, nprobe_for
-from swiftrec.server.catalogue.blend import FACTS, Blend, Row, Scoring, Weights, item_vectors
+from swiftrec.server.catalogue.blend import EXTRA_FEATURES, Blend, BlendRow, Scoring, Weights, item_vectors
 from swiftrec.server.catalogue.catalogue import VECTORS, Catalogue, IndexMode
 from swiftrec.server.catalogue.exact import CandidateSet
 from swiftrec.server.catalogue.filters import AttributeIndex
@@ -53,7 +53,7 @@ def small(items: int) -> Catalogue:
     ]
     vectors = random.standard_normal((-(-items // 2), 16), dtype=np.float32)[np.arange(items) // 2]
     catalogue = Catalogue(rows, vectors)
-    catalogue.index("approximate", lambda: random.standard_normal((64, 16), dtype=np.float32), narrow=0)
+    catalogue.index("approximate", lambda: random.standard_normal((64, 16), dtype=np.float32), exact_below=0)
     return catalogue
 
 
@@ -372,7 +372,7 @@ def test_every_kind_of_request_is_among_the_users() -> None:
     sentences = random.normal(size=(_ITEMS_SAMPLE_USERS, _SENTENCE)).astype(np.float32)
     items = [Item(str(n), title, f"{title} a drama of old days", {}, n) for n, title in enumerate(_TITLES)]
     rows = [
-        Row(cast(Any, query), events, Weights(ranker=1, popularity=kind, newcomer=float(events > 0), events=0.1))
+        BlendRow(cast(Any, query), events, Weights(ranker=1, popularity=kind, newcomer=float(events > 0), events=0.1))
         for query, kind in _KINDS.items()
         for events in (0, 1)
     ]
@@ -384,7 +384,7 @@ def test_every_kind_of_request_is_among_the_users() -> None:
         return [np.ones(_RANKER + _SENTENCE, np.float32) for _ in texts]
 
     users = index_training_users(cast(Any, FakeRanker()), encode, Catalogue(items, vectors, sentences), scoring, 8)
-    actual = {(kind, has_history) for kind, has_history in users[:, -FACTS:].tolist()}
+    actual = {(kind, has_history) for kind, has_history in users[:, -EXTRA_FEATURES:].tolist()}
     assert actual == {(kind, has_history) for kind in _KINDS.values() for has_history in (0, 1)} - {(1, 0)}
     assert set(_TITLES) & set(encoded)
     assert any(text in items[7].text and text not in _TITLES for text in encoded)

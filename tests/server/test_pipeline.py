@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from swiftrec.server.batching.cost_model import CostModel
-from swiftrec.server.catalogue.blend import Known, ScoreTerms
+from swiftrec.server.catalogue.blend import ScoreTerms, ScoringInput
 from swiftrec.server.domain import (
     AttributeValues,
     Filter,
@@ -209,7 +209,7 @@ def test_requests_are_neither_scored_nor_searched_for_once_the_call_is_over(
         compose(stages, state)
         before.is_cancelled = True
 
-    def score_and_cancel(requested: Sequence[Known]) -> list[ScoreTerms]:
+    def score_and_cancel(requested: Sequence[ScoringInput]) -> list[ScoreTerms]:
         scored.extend(known.query for known in requested)
         after.is_cancelled = True
         return terms(requested)
@@ -415,13 +415,13 @@ def test_score_of_a_request_is_a_function_of_what_is_known(tmp_path: Path) -> No
     """Two engines of one bundle, asked in another order, say the same."""
     folder = small.write_bundle(tmp_path / "1")
     first, second = (small.engine(folder).scoring for _ in range(2))
-    random, known = np.random.default_rng(0), list[Known]()
+    random, known = np.random.default_rng(0), list[ScoringInput]()
     for n in range(40):
         items = random.integers(small.ITEMS_COUNT, size=n % 12)
         sentences = random.normal(size=(len(items), small.SENTENCE_WIDTH)).astype(np.float32)
         query = "" if n % 3 else f"film genre g{n % 5} misspelld{n}"
         sentence = np.ones(small.SENTENCE_WIDTH, np.float32) if query else None
-        known.append(Known(len(items), items, sentences, query, sentence))
+        known.append(ScoringInput(len(items), items, sentences, query, sentence))
     before = [(entry.items.copy(), entry.sentences.copy()) for entry in known]
     all_terms = [first.request_terms(entry) for entry in known]
     for terms, again in zip(all_terms, reversed(second.terms(known[::-1])), strict=True):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from swiftrec.server.catalogue.blend import SIGNALS, Blend, Known, Scoring, Weights
+from swiftrec.server.catalogue.blend import SIGNALS, Blend, Scoring, ScoringInput, Weights
 from swiftrec.server.catalogue.catalogue import Catalogue
 from swiftrec.server.catalogue.contributions import Contribution, contributions
 from swiftrec.server.catalogue.sparse import (
@@ -257,12 +257,14 @@ _histories = st.lists(st.integers(0, _ITEMS_CONTRIBUTIONS - 1), max_size=EVENTS 
 _queries = st.sampled_from(["", "word3", "name4 word1 nmae7", "unheard of"])
 
 
-def requested(history: list[int], query: str) -> Known:
+def requested(history: list[int], query: str) -> ScoringInput:
     items = np.array(history, dtype=np.int64)
-    return Known(len(items), items, _SENTENCES[items], query, _SENTENCES[5] if query else None)
+    return ScoringInput(len(items), items, _SENTENCES[items], query, _SENTENCES[5] if query else None)
 
 
-def reported(scoring: Scoring, known: Known, user: NDArray[np.float32], positions: Positions) -> list[Contribution]:
+def reported(
+    scoring: Scoring, known: ScoringInput, user: NDArray[np.float32], positions: Positions
+) -> list[Contribution]:
     return contributions(scoring, known, scoring.request_terms(known).at(user), _CATALOGUE, positions)
 
 

@@ -132,8 +132,8 @@ def test_stream_that_is_silent_ends_after_the_answers_to_what_was_sent(sent: int
     silence: queue.Queue[bytes] = queue.Queue()
     for message in numbered(sent):
         silence.put(message)
-    with sender(ManualLink(echo)) as (send, threads, patience, on_end, unsent):
-        limits = IdleTimeout(patience.timers, 0.05)
+    with sender(ManualLink(echo)) as (send, threads, idle_timeout, on_end, unsent):
+        limits = IdleTimeout(idle_timeout.timers, 0.05)
         answers = map_ordered(iter(silence.get, b""), send, threads, limits, on_end, unsent)
         assert [next(answers) for _ in range(sent)] == numbered(sent)
         try:
@@ -156,8 +156,8 @@ def test_client_that_goes_ends_the_wait_for_its_replies_at_once(in_flight: int) 
         over.wait(LONG)
 
     over = threading.Event()
-    with sender(link) as (send, threads, patience, _, unsent), ThreadPoolExecutor(1) as other:
-        answers = map_ordered(messages(), send, threads, patience, on_end, unsent, max_in_flight=in_flight)
+    with sender(link) as (send, threads, idle_timeout, _, unsent), ThreadPoolExecutor(1) as other:
+        answers = map_ordered(messages(), send, threads, idle_timeout, on_end, unsent, max_in_flight=in_flight)
         waiting = other.submit(next, answers)
         tickets = [link.next() for _ in range(in_flight)]
         goes.get(timeout=LONG)()
@@ -169,8 +169,8 @@ def test_client_that_goes_ends_the_wait_for_its_replies_at_once(in_flight: int) 
 
 def test_client_that_has_gone_has_nothing_sent() -> None:
     link = ManualLink()
-    with sender(link) as (send, threads, patience, _, unsent), pytest.raises(Cancelled):
-        next(map_ordered(iter(numbered(3)), send, threads, patience, lambda _close: False, unsent))
+    with sender(link) as (send, threads, idle_timeout, _, unsent), pytest.raises(Cancelled):
+        next(map_ordered(iter(numbered(3)), send, threads, idle_timeout, lambda _close: False, unsent))
     assert link.tickets.empty()
 
 

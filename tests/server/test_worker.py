@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swiftrec.server.batching.scheduler import Limits
-from swiftrec.server.catalogue.blend import Known, ScoreTerms
+from swiftrec.server.catalogue.blend import ScoreTerms, ScoringInput
 from swiftrec.server.catalogue.catalogue import ScoredItems
 from swiftrec.server.errors import SwiftrecError
 from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
@@ -119,7 +119,7 @@ def small_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     made.encoder.fails, made.encoder.nans = {made.row("q")[1]}, {made.row("w")[1]}
     terms, search = made.engine.scoring.terms, made.engine.catalogue.search_many
 
-    def buggy_terms(requested: Sequence[Known]) -> list[ScoreTerms]:
+    def buggy_terms(requested: Sequence[ScoringInput]) -> list[ScoreTerms]:
         if any(known.query.startswith("x") for known in requested):
             raise KeyError("an error of ours")
         return terms(requested)

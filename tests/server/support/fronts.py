@@ -16,7 +16,7 @@ from swiftrec.server.errors import SwiftrecError
 from swiftrec.server.front.endpoint import open_server, start
 from swiftrec.server.front.front import Front
 from swiftrec.server.front.limits import Arrivals, ConcurrencyLimiter, Limiters, OpenCalls, UnsentResponses
-from swiftrec.server.front.methods import Handler, Methods
+from swiftrec.server.front.methods import Handler, MethodTable
 from swiftrec.server.front.middleware import MethodKinds, Middleware
 from swiftrec.server.front.outcomes import AccessLog, Outcomes
 from swiftrec.server.front.waits import Exchanges, Timers
@@ -134,7 +134,7 @@ def serving(
         names = frozenset() if handler else frozenset({PATH, STREAM})
         requests = {} if handler and handler.response_streaming else {PATH: RecommendRequest}
         middleware = Middleware(front, requests, MethodKinds(names))
-        methods = Methods(middleware.wrap)
+        methods = MethodTable(middleware.wrap)
         plain = {
             "Ask": grpc.unary_unary_rpc_method_handler(lambda *_: b""),
             "Stream": grpc.stream_stream_rpc_method_handler(lambda *_: iter(())),
