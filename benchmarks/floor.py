@@ -237,6 +237,6 @@ def _entries(requests: Requests, payload: bytes) -> Sequence[RecommendRequest]:
     return [RecommendRequest.FromString(payload)]
 
 
-def _run(model: EncoderModel | RankerModel, jobs: Sequence[list[int]] | Sequence[UserSequence], size: int) -> None:
-    for start in range(0, len(jobs), size):
-        model.run(jobs[start : start + size])  # type: ignore[arg-type] # each model with its own jobs
+def _run(model: EncoderModel | RankerModel, rows: Sequence[list[int]] | Sequence[UserSequence], size: int) -> None:
+    for start in range(0, len(rows), size):
+        model.run(rows[start : start + size])  # type: ignore[arg-type] # each model with its own rows

@@ -30,7 +30,7 @@ from swiftrec.benchmarks.workload import WORKLOADS, Name, make
 
 SERVICE_MS, _BATCH, BUDGET_MS = 50.0, 4, 400.0
 CAPACITY = 1e3 * _BATCH / SERVICE_MS  # requests a second of the null server
-_NULL_SERVER = f"-m swiftrec.benchmarks null-server --service-ms {SERVICE_MS} --max-batch-jobs {_BATCH}".split()
+_NULL_SERVER = f"-m swiftrec.benchmarks null-server --service-ms {SERVICE_MS} --max-batch-size {_BATCH}".split()
 _NULL_SERVER += ["--sessions", "1", "--cache-mb", "0"]
 _NULL_SERVER += ["--port", "0", "--metrics-port", "0", "--log-level", "error"]
 NO_ADMISSION = (

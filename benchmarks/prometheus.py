@@ -58,12 +58,12 @@ def metrics_between(before: Metrics, after: Metrics) -> dict[str, float]:
     def grew(name: str, label: str = "encoder") -> float:
         return after.value(name, label) - before.value(name, label)
 
-    batches = grew("swiftrec_batch_jobs_count")
+    batches = grew("swiftrec_batch_size_count")
     lookups = {source: grew("swiftrec_cache_lookups_total", source) for source in ("hit", "coalesced", "miss")}
     total = sum(lookups.values())
     return {
         "batches": batches,
-        "batch_jobs": grew("swiftrec_batch_jobs_sum") / batches if batches else 0.0,
+        "batch_jobs": grew("swiftrec_batch_size_sum") / batches if batches else 0.0,
         "batch_tokens": grew("swiftrec_batch_tokens_sum") / batches if batches else 0.0,
         "padding": grew("swiftrec_padding_ratio_sum") / batches if batches else 0.0,
         "cache_hits": 1.0 - lookups["miss"] / total if total else 0.0,
@@ -73,7 +73,7 @@ def metrics_between(before: Metrics, after: Metrics) -> dict[str, float]:
 
 def batch_sizes(before: Metrics, after: Metrics) -> dict[str, float]:
     """Batches of the encoder by size: upper edge of the bucket -> number."""
-    name = ("swiftrec_batch_jobs", "encoder")
+    name = ("swiftrec_batch_size", "encoder")
     late, early = after.buckets.get(name, {}), before.buckets.get(name, {})
     sizes, below = {}, 0.0
     for edge in sorted(late):

@@ -230,10 +230,10 @@ class FlatCost(CostModel):
         """Seconds for each pair of rows."""
         return super().cache_pressure_s(round(self._typical))
 
-    def observe(self, jobs: int, length: int, seconds: float) -> None:
+    def observe(self, rows: int, length: int, seconds: float) -> None:
         """Update the typical length."""
         self._typical = _KEEP_SHARE * self._typical + (1.0 - _KEEP_SHARE) * length
-        super().observe(jobs, length, seconds)
+        super().observe(rows, length, seconds)
 
 
 def serve(settings: TeacherServeSettings) -> int:

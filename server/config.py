@@ -43,7 +43,11 @@ class ServerSettings(BaseSettings):
         env_prefix="SWIFTREC_", cli_prog_name="swiftrec serve", cli_kebab_case=True, cli_implicit_flags=True
     )
 
-    RENAMED: ClassVar = {"max_waiting_jobs": "max_queue_requests", "max_waiting_tokens": "max_queue_tokens"}
+    RENAMED: ClassVar = {
+        "max_waiting_jobs": "max_queue_requests",
+        "max_waiting_tokens": "max_queue_tokens",
+        "max_batch_jobs": "max_batch_size",
+    }
 
     bundle: Annotated[list[Path], NoDecode] = Field(
         min_length=1,
@@ -100,7 +104,7 @@ class ServerSettings(BaseSettings):
         le=1_000_000,
         description="maximum number of padded tokens in one batch; 0: as tuned, or 1024 (16384 on a GPU)",
     )
-    max_batch_jobs: int = Field(
+    max_batch_size: int = Field(
         64, ge=1, le=4_096, description="maximum number of requests in one step, and of rows in one batch of a model"
     )
     max_queue_requests: int = Field(4_096, ge=1, le=1_000_000, description="maximum number of requests in the queue")

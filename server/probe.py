@@ -27,7 +27,7 @@ _USED = {
     "sessions",
     "threads",
     "max_batch_tokens",
-    "max_batch_jobs",
+    "max_batch_size",
     "cache_mb",
     "parts",
 }

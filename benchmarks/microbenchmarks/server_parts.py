@@ -67,7 +67,7 @@ def _tokeniser(meter: FloorMeter, bundle: Path, seconds: float) -> dict[str, flo
 def _session(meter: FloorMeter, seconds: float, cells: int) -> dict[str, dict[str, float]]:
     return {
         str(length): {
-            str(size): _us(lambda jobs=[[7] * length] * size: meter.encoder.run(jobs), seconds)  # type: ignore[misc]
+            str(size): _us(lambda rows=[[7] * length] * size: meter.encoder.run(rows), seconds)  # type: ignore[misc]
             for size in _BATCHES[: cells + 1]
         }
         for length in _LENGTHS[:cells]

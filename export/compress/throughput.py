@@ -33,7 +33,7 @@ Clock = Callable[[], float]
 class Encoder(Protocol):
     """Token ids of some texts to one vector each."""
 
-    def run(self, jobs: Sequence[Sequence[int]], /) -> list[NDArray[np.float32]]:
+    def run(self, rows: Sequence[Sequence[int]], /) -> list[NDArray[np.float32]]:
         """Pad to the longest and run."""
 
 
@@ -126,10 +126,10 @@ class TorchTeacher:
     def __init__(self, job: Job) -> None:
         self._module = one_pass_teacher(job)
 
-    def run(self, jobs: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+    def run(self, rows: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
         """Pad to the longest and run."""
         with torch.inference_mode():
-            return list(self._module(*pad([list(job) for job in jobs])).numpy())
+            return list(self._module(*pad([list(row) for row in rows])).numpy())
 
 
 @contextlib.contextmanager

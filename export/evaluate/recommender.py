@@ -283,13 +283,13 @@ class EvaluatedRecommender:
         vectors = np.array(compared, dtype=np.float32).reshape(len(terms), self.dimensions + width + EXTRA_FEATURES)
         return RequestVectors(vectors, [row.boosts for row in terms])
 
-    def _users(self, jobs: Sequence[UserSequence]) -> Vectors:
-        """User vectors in the order of `jobs`; run by length, so that batches need little padding."""
-        users = np.empty((len(jobs), self.dimensions), dtype=np.float32)
-        order = sorted(range(len(jobs)), key=lambda n: len(jobs[n].kinds))
+    def _users(self, rows: Sequence[UserSequence]) -> Vectors:
+        """User vectors in the order of `rows`; run by length, so that batches need little padding."""
+        users = np.empty((len(rows), self.dimensions), dtype=np.float32)
+        order = sorted(range(len(rows)), key=lambda n: len(rows[n].kinds))
         for start in range(0, len(order), _BATCH):
             batch = order[start : start + _BATCH]
-            users[batch] = self.rank([jobs[n] for n in batch])
+            users[batch] = self.rank([rows[n] for n in batch])
         return users
 
 

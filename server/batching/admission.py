@@ -29,7 +29,7 @@ class RejectReason(Enum):
 class Load(NamedTuple):
     """The requests in the queue; `wait_s` is the predicted wait of a request that arrives now."""
 
-    jobs: int
+    requests: int
     tokens: int
     wait_s: float
 
@@ -41,9 +41,9 @@ def reject(load: Load, tokens: int, run_s: float, time_left_s: float, limits: Li
     """
     if time_left_s <= 0:
         return RejectReason.EXPIRED
-    if not load.jobs:
+    if not load.requests:
         return None
-    if load.jobs >= limits.queue_requests or load.tokens + tokens > limits.queue_tokens:
+    if load.requests >= limits.queue_requests or load.tokens + tokens > limits.queue_tokens:
         return RejectReason.FULL
     if load.wait_s > BUDGET_MARGIN * limits.budget_s:
         return RejectReason.BUDGET

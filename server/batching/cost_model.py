@@ -24,7 +24,7 @@ _MAX_OUTLIERS = 2  # in a row that are ignored, since the process may have lost 
 class Observation:
     """The measured time of a batch."""
 
-    jobs: int
+    rows: int
     length: int
     seconds: float
 
@@ -57,19 +57,19 @@ class CostModel:
         """Seconds for each pair of rows of `length` padded tokens in one batch."""
         return self._terms[4] * length * length
 
-    def job_s(self, length: int, capacity: int) -> float:
+    def cheapest_row_s(self, length: int, capacity: int) -> float:
         """Seconds of a row in the cheapest batch of up to `capacity` such rows."""
         batch_s, cache_pressure_s = self.batch_s, self.cache_pressure_s(length)
-        jobs = (
+        rows = (
             capacity
             if cache_pressure_s * capacity * capacity <= batch_s
             else max(1.0, math.sqrt(batch_s / cache_pressure_s))
         )
-        return self.row_s(length) + batch_s / jobs + jobs * cache_pressure_s
+        return self.row_s(length) + batch_s / rows + rows * cache_pressure_s
 
-    def __call__(self, jobs: int, length: int) -> float:
-        """Seconds of a batch of `jobs` rows padded to `length` tokens."""
-        return self.batch_s + jobs * (self.row_s(length) + jobs * self.cache_pressure_s(length))
+    def __call__(self, rows: int, length: int) -> float:
+        """Seconds of a batch of `rows` rows padded to `length` tokens."""
+        return self.batch_s + rows * (self.row_s(length) + rows * self.cache_pressure_s(length))
 
     def seed(self, grid: Iterable[Observation]) -> None:
         """Fit the model to measurements of a small grid."""
@@ -77,10 +77,10 @@ class CostModel:
             self._seeds = list(grid)
             self._fit()
 
-    def observe(self, jobs: int, length: int, seconds: float) -> None:
+    def observe(self, rows: int, length: int, seconds: float) -> None:
         """Add a batch from serving; the model is fitted again every 64 batches."""
         with self._lock:
-            self._recent.append(Observation(jobs, length, seconds))
+            self._recent.append(Observation(rows, length, seconds))
             self._since_fit += 1
             if self._since_fit == _REFIT_BATCHES:
                 self._fit()
@@ -127,16 +127,16 @@ class Rate:
 
 
 def _table(observations: Iterable[Observation]) -> NDArray[np.float64]:
-    """Jobs, length and seconds of each observation [n, 3]."""
-    rows = [(batch.jobs, batch.length, max(batch.seconds, _MIN_S)) for batch in observations]
-    return np.array(rows, dtype=np.float64).reshape(-1, 3)
+    """Rows, length and seconds of each observation [n, 3]."""
+    table = [(batch.rows, batch.length, max(batch.seconds, _MIN_S)) for batch in observations]
+    return np.array(table, dtype=np.float64).reshape(-1, 3)
 
 
 def _features(seen: NDArray[np.float64]) -> NDArray[np.float64]:
     """The features of each observation [n, 5]."""
-    jobs, length, _ = seen.T
-    tokens = jobs * length
-    return np.stack([np.ones(len(seen)), jobs, tokens, tokens * length, tokens * tokens], axis=1)
+    rows, length, _ = seen.T
+    tokens = rows * length
+    return np.stack([np.ones(len(seen)), rows, tokens, tokens * length, tokens * tokens], axis=1)
 
 
 def _fitted(seen: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[float, float, float, float, float]:

@@ -143,7 +143,7 @@ class RequestQueue(Generic[Q]):
         while self._heap:
             request = self._heap[0][-1]
             is_live = request.is_queued and request.deadline > now
-            if is_live and len(selected) == limits.jobs:
+            if is_live and len(selected) == limits.batch_size:
                 reason = Reason.FULL
                 break
             longest_s = fixed_s + (entries_s if request.is_entry else limits.step_s)

@@ -16,7 +16,7 @@ class Limits:
 
     Args:
         tokens: padded tokens in one batch of a model.
-        jobs: requests in a step, and rows in one batch of a model.
+        batch_size: requests in a step, and rows in one batch of a model.
         queue_requests: requests in the queue.
         queue_tokens: tokens of their texts.
         budget_s: predicted wait beyond which requests are rejected, in seconds.
@@ -25,7 +25,7 @@ class Limits:
     """
 
     tokens: int = 1_024
-    jobs: int = 64
+    batch_size: int = 64
     queue_requests: int = 4_096
     queue_tokens: int = 262_144
     budget_s: float = 1.0
@@ -57,7 +57,7 @@ class Reason(Enum):
 
 def batch_capacity(length: int, limits: Limits) -> int:
     """The number of rows of `length` tokens in a full batch; at least one."""
-    return max(1, min(limits.jobs, limits.tokens // length))
+    return max(1, min(limits.batch_size, limits.tokens // length))
 
 
 def form_batches(lengths: Sequence[int], limits: Limits, cost: Cost, sessions: int = 1) -> list[list[int]]:

@@ -35,13 +35,13 @@ class EncoderModel:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def run(self, jobs: Sequence[Sequence[int]]) -> list[Vector]:
+    def run(self, rows: Sequence[Sequence[int]]) -> list[Vector]:
         """Pad to the longest and run."""
-        ids = np.zeros((len(jobs), max(map(len, jobs))), dtype=np.int64)
+        ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
         mask = np.zeros_like(ids)
-        for n, job in enumerate(jobs):
-            ids[n, : len(job)] = job
-            mask[n, : len(job)] = 1
+        for n, row in enumerate(rows):
+            ids[n, : len(row)] = row
+            mask[n, : len(row)] = 1
         return list(self._session.run({"input_ids": ids, "attention_mask": mask}))
 
 
@@ -68,15 +68,15 @@ class RankerModel:
         self._session = session
         self._dimensions = dimensions
 
-    def run(self, jobs: Sequence[UserSequence]) -> list[Vector]:
+    def run(self, rows: Sequence[UserSequence]) -> list[Vector]:
         """Pad to the longest and run."""
-        time = max(len(job.kinds) for job in jobs)
-        vectors = np.zeros((len(jobs), time, self._dimensions), dtype=np.float32)
-        kinds = np.zeros((len(jobs), time), dtype=np.int64)
+        time = max(len(row.kinds) for row in rows)
+        vectors = np.zeros((len(rows), time, self._dimensions), dtype=np.float32)
+        kinds = np.zeros((len(rows), time), dtype=np.int64)
         mask = np.zeros_like(kinds)
-        for n, job in enumerate(jobs):
-            length = len(job.kinds)
-            vectors[n, :length] = job.vectors
-            kinds[n, :length] = job.kinds
+        for n, row in enumerate(rows):
+            length = len(row.kinds)
+            vectors[n, :length] = row.vectors
+            kinds[n, :length] = row.kinds
             mask[n, :length] = 1
         return list(self._session.run({"vectors": vectors, "kinds": kinds, "mask": mask}))

@@ -34,7 +34,7 @@ from swiftrec.server.pipeline.vector_cache import VectorCache
 from swiftrec.server.telemetry.metrics import BundleRecorder
 
 P = TypeVar("P")
-_GRID_JOBS = (1, 2, 8, 32)
+_GRID_SIZES = (1, 2, 8, 32)
 _GRID_LENGTHS = (4, 16, 64, 256)
 _CACHE_BYTES = 64 * 2**20
 
@@ -237,12 +237,12 @@ class _Grid(Generic[P]):
     def __init__(
         self,
         model: Model[P],
-        job: Callable[[int], P],
+        row: Callable[[int], P],
         longest: int,
         dimensions: int,
         clock: Callable[[], float],
     ) -> None:
-        self._model, self._job, self._longest, self._dimensions = model, job, longest, dimensions
+        self._model, self._row, self._longest, self._dimensions = model, row, longest, dimensions
         self._clock = clock
 
     def measure(self, limits: Limits, path: Path) -> Iterator[Observation]:
@@ -252,11 +252,11 @@ class _Grid(Generic[P]):
             BundleError: the model at `path` returns NaN, infinity, or a wrong shape.
         """
         for length in sorted({min(length, self._longest) for length in _GRID_LENGTHS}):
-            for jobs in _GRID_JOBS:
-                if jobs == 1 or (jobs <= limits.jobs and jobs * length <= limits.tokens):
-                    batch = [self._job(length)] * jobs
+            for size in _GRID_SIZES:
+                if size == 1 or (size <= limits.batch_size and size * length <= limits.tokens):
+                    batch = [self._row(length)] * size
                     seconds = min(self._run(batch, path) for _ in range(2))
-                    yield Observation(jobs, length, seconds)
+                    yield Observation(size, length, seconds)
 
     def _run(self, batch: list[P], path: Path) -> float:
         """Run the model once; returns the time in seconds."""

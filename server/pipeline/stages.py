@@ -81,11 +81,11 @@ class Stages:
         lengths = [len(row) for row, vector in zip(state.rows, state.vectors, strict=True) if vector is None]
         cost = self.encoder.cost
         state.tokens = sum(lengths)
-        state.cost_s = sum(cost.job_s(n, batch_capacity(n, limits)) for n in lengths) / self.sessions
+        state.cost_s = sum(cost.cheapest_row_s(n, batch_capacity(n, limits)) for n in lengths) / self.sessions
         state.batch_s = cost.batch_s if lengths else 0.0
         if isinstance(state, RequestState):
             if events := state.event_count:
-                state.cost_s += self.ranker.cost.job_s(events, batch_capacity(events, limits)) / self.sessions
+                state.cost_s += self.ranker.cost.cheapest_row_s(events, batch_capacity(events, limits)) / self.sessions
                 state.batch_s += self.ranker.cost.batch_s
                 state.cost_s += self.rates.score(1)
             state.cost_s += self.rates.of(state)(1) + self.rates.filter(state.filter_work)

@@ -8,9 +8,11 @@ from prometheus_client.core import Metric
 
 
 def renamed(metric: Metric, old_name: str) -> Metric:
-    """The same gauge under its old name."""
+    """The same metric under its old name."""
     alias = Metric(old_name, f"Deprecated: use {metric.name}", metric.type)
-    alias.samples = [sample._replace(name=old_name) for sample in metric.samples]
+    alias.samples = [
+        sample._replace(name=old_name + sample.name.removeprefix(metric.name)) for sample in metric.samples
+    ]
     return alias
 
 

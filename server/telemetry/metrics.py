@@ -25,6 +25,7 @@ _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 _MODEL, _NV_MODEL = ("bundle", "version", "model"), ("model", "version")
 _STEPS = ("tokenise", "encode", "rank", "retrieve", "total")
 _RATIOS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75)
+_BATCH_SIZE = "swiftrec_batch_size"
 # Triton's metrics: name, help text and the field of `Statistics`.
 _NV = (
     ("nv_inference_request_success", "Successful requests", "success"),
@@ -76,7 +77,7 @@ class Metrics(Collector):
         self._tokenise, self._encode, self._rank, self._retrieve, self._total = map(steps.labels, _STEPS)
         per_model = ("bundle", "model")
         self.queue = self._histogram("swiftrec_queue_seconds", "Time that a request waited", _SECONDS, *per_model)
-        self.batch_jobs = self._histogram("swiftrec_batch_jobs", "Texts or users in a batch", _COUNTS, *per_model)
+        self.batch_size = self._histogram(_BATCH_SIZE, "Texts or users in a batch", _COUNTS, *per_model)
         self.batch_tokens = self._histogram("swiftrec_batch_tokens", "Padded tokens in a batch", _TOKENS, *per_model)
         self.padding = self._histogram("swiftrec_padding_ratio", "Share of padding in a batch", _RATIOS, *per_model)
         # Collected by `collect`: with the histograms of batches, or with an old label.
@@ -86,7 +87,7 @@ class Metrics(Collector):
         )
         self._rejected = self._counter("swiftrec_calls_rejected", "Calls that the worker rejected", "reason")
         self.dropped = Counter(
-            "swiftrec_jobs_dropped", "Accepted requests that never ran", (*per_model, "reason"), registry=None
+            "swiftrec_requests_dropped", "Accepted requests that never ran", (*per_model, "reason"), registry=None
         )
         self.dropped_log_lines = self._counter("swiftrec_log_lines_dropped", "Log lines that could not be written")
         self.lookups = Counter(
@@ -116,8 +117,10 @@ class Metrics(Collector):
             histograms = [histogram.collect() for histogram in self._histograms]
             others = [*self.busy.collect(), *_model_metrics(bundles)]
         yield from (*histograms, *others)
+        yield from (renamed(metric, "swiftrec_batch_jobs") for metric in histograms if metric.name == _BATCH_SIZE)
         for metric in self.dropped.collect():
-            yield with_old_label(metric, "reason", "cause")
+            yield metric
+            yield with_old_label(renamed(metric, "swiftrec_jobs_dropped"), "reason", "cause")
         for metric in self.lookups.collect():
             yield with_old_label(metric, "source", "where", {"coalesced": "joined"})
 
@@ -141,9 +144,9 @@ class ModelRecorder:
         self.statistics = Statistics()
         self.queue_requests = self.queue_tokens = 0
         self._batches, self._dropped, self._labels = metrics.batches, metrics.dropped, (bundle, model)
-        self._queue, self._jobs, self._tokens, self._padding = (
+        self._queue, self._sizes, self._tokens, self._padding = (
             family.labels(bundle, model)
-            for family in (metrics.queue, metrics.batch_jobs, metrics.batch_tokens, metrics.padding)
+            for family in (metrics.queue, metrics.batch_size, metrics.batch_tokens, metrics.padding)
         )
         self._busy = metrics.busy.labels(bundle, model)
 
@@ -171,7 +174,7 @@ class ModelRecorder:
 
     def count_batches(self, batches: Sequence[Batch]) -> None:
         """Add batches to the metrics and the statistics."""
-        self._jobs.extend([rows for _, rows, *_ in batches])
+        self._sizes.extend([rows for _, rows, *_ in batches])
         self._tokens.extend([padded for *_, padded, _ in batches])
         self._padding.extend([1 - tokens / padded for *_, tokens, padded, _ in batches])
         self._busy.inc(sum(seconds for *_, seconds in batches))

@@ -88,7 +88,7 @@ def engine_options(settings: ServerSettings, bundle: Bundle | None = None) -> En
 def queue_limits(settings: ServerSettings) -> Limits:
     """The limits of a step and of the queue."""
     return Limits(
-        jobs=settings.max_batch_jobs,
+        batch_size=settings.max_batch_size,
         queue_requests=settings.max_queue_requests,
         queue_tokens=settings.max_queue_tokens,
         budget_s=settings.queue_budget_ms / 1e3,

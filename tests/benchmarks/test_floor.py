@@ -60,10 +60,10 @@ class Model:
     def __init__(self, clock: Clock, cost: Callable[[int], float]) -> None:
         self._clock, self._cost = clock, cost
 
-    def run(self, jobs: list[Any]) -> list[Any]:
+    def run(self, rows: list[Any]) -> list[Any]:
         """Nothing but time."""
-        self._clock.now += self._cost(len(jobs))
-        return jobs
+        self._clock.now += self._cost(len(rows))
+        return rows
 
 
 def measured(bundle: Bundle, cost: Callable[[int], float]) -> Floor:

@@ -142,16 +142,16 @@ def test_client_is_the_bottleneck_when_its_lateness_is_much_of_the_p99(
 
 
 def test_metrics_between_two_scrapes() -> None:
-    def at(jobs: float, batches: float, hits: float, misses: float) -> Metrics:
+    def at(texts: float, batches: float, hits: float, misses: float) -> Metrics:
         values = {
-            ("swiftrec_batch_jobs_sum", "encoder"): jobs,
-            ("swiftrec_batch_jobs_count", "encoder"): batches,
+            ("swiftrec_batch_size_sum", "encoder"): texts,
+            ("swiftrec_batch_size_count", "encoder"): batches,
             ("swiftrec_padding_ratio_sum", "encoder"): 0.1 * batches,
             ("swiftrec_cache_lookups_total", "hit"): hits,
             ("swiftrec_cache_lookups_total", "miss"): misses,
             ("process_resident_memory_bytes", ""): 2.0**20,
         }
-        return Metrics(values, {("swiftrec_batch_jobs", "encoder"): {1.0: batches / 2, 2.0: batches}})
+        return Metrics(values, {("swiftrec_batch_size", "encoder"): {1.0: batches / 2, 2.0: batches}})
 
     result = metrics_between(at(10, 5, 0, 10), at(50, 15, 30, 20))
     assert (result["batch_jobs"], result["padding"], result["cache_hits"]) == pytest.approx((4.0, 0.1, 0.75))

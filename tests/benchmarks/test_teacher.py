@@ -101,7 +101,7 @@ def test_teacher_keeps_the_rounds_before_a_server_ended(monkeypatch: pytest.Monk
 
 
 _LENGTHS = [8, 120, 9, 110, 8, 115, 9, 128]
-_LIMITS = Limits(jobs=8, tokens=100_000)
+_LIMITS = Limits(batch_size=8, tokens=100_000)
 
 
 def test_teacher_takes_what_came_whatever_its_length() -> None:

@@ -232,10 +232,10 @@ class Busy:
     def clock(self) -> float:
         return self.now
 
-    def run(self, jobs: Sequence[Sequence[int]], /) -> list[NDArray[np.float32]]:
-        self.sizes.add(len(jobs))
+    def run(self, rows: Sequence[Sequence[int]], /) -> list[NDArray[np.float32]]:
+        self.sizes.add(len(rows))
         self.now += self._work
-        return [np.ones(4, np.float32) for _ in jobs]
+        return [np.ones(4, np.float32) for _ in rows]
 
 
 def tokenizer() -> Tokenizer:

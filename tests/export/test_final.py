@@ -225,7 +225,7 @@ def test_recommender_that_came_in_trained_is_served_as_it_was_measured(tmp_path:
 
 def fixed(users: NDArray[np.float32]) -> Rank:
     """A ranker that gives the row of the last event, whatever came before."""
-    return lambda jobs: np.array([users[int(element.vectors[-1].argmax())] for element in jobs])
+    return lambda rows: np.array([users[int(element.vectors[-1].argmax())] for element in rows])
 
 
 def subject(right: float, users: int = 40) -> tuple[EvaluatedRecommender, Cases]:

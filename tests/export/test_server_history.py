@@ -66,7 +66,7 @@ def evaluated(running: Recommender) -> evaluation.EvaluatedRecommender:
 
     retrieval = Retrieval(running.scoring, names, catalogue.sentences, popularity)
     return evaluation.EvaluatedRecommender(
-        encode, lambda jobs: np.array(ranker.run(jobs)), items, _MAX_HISTORY, retrieval=retrieval
+        encode, lambda rows: np.array(ranker.run(rows)), items, _MAX_HISTORY, retrieval=retrieval
     )
 
 
@@ -119,7 +119,7 @@ def subject() -> evaluation.EvaluatedRecommender:
     scoring = Scoring(Blend([]), Memory.empty(4), words, 4)
     retrieval = Retrieval(scoring, Names(words, items, 0.5, _TITLES.__getitem__), items, np.ones(4, dtype=np.int64))
     return evaluation.EvaluatedRecommender(
-        encode, lambda jobs: np.array([job.vectors[-1] for job in jobs]), items, _RECENT, None, retrieval
+        encode, lambda rows: np.array([row.vectors[-1] for row in rows]), items, _RECENT, None, retrieval
     )
 
 

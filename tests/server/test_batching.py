@@ -46,7 +46,7 @@ def drained(queue: RequestQueue[QueuedRequest], now: float = 0.0) -> list[Queued
     """Every request that waits, in the order in which they run."""
     actual: list[QueuedRequest] = []
     while queue.waiting.requests:
-        actual += queue.next_step(Limits(jobs=1), now).requests
+        actual += queue.next_step(Limits(batch_size=1), now).requests
     return actual
 
 
@@ -97,7 +97,7 @@ def test_waiting_makes_up_for_a_low_priority() -> None:
 def test_no_request_starves_under_a_stream_of_more_urgent_ones(priority: int, per_step: int) -> None:
     """More urgent requests arrive as fast as they run: the others run when they have aged, and no later."""
     waiting, step_s = request(priority=priority), 1 / 128
-    queue, now, limits = queue_of(waiting), 0.0, Limits(jobs=per_step, step_s=10.0)
+    queue, now, limits = queue_of(waiting), 0.0, Limits(batch_size=per_step, step_s=10.0)
     while waiting.is_queued:
         for _ in range(per_step):
             queue.push(request(priority=1, arrival=now))
@@ -141,7 +141,7 @@ def test_sums_are_those_of_what_waits(steps: list[tuple[str, QueuedRequest, int]
             waiting = [each for each in waiting if each is not gone]
         elif step == "step":
             now += 1.0
-            left = queue.next_step(Limits(jobs=number % 5 + 1), now)
+            left = queue.next_step(Limits(batch_size=number % 5 + 1), now)
             gone_now = {id(each) for each in (*left.requests, *left.expired)}
             assert gone_now <= {id(each) for each in waiting}  # each leaves once
             waiting = [each for each in waiting if id(each) not in gone_now]
@@ -154,20 +154,20 @@ def test_sums_are_those_of_what_waits(steps: list[tuple[str, QueuedRequest, int]
 
 @given(st.lists(_REQUESTS, max_size=60), st.integers(1, 20), _COSTS, st.floats(8, 20))
 def test_step_keeps_its_limits_has_one_request_at_least_and_none_that_has_expired(
-    requests: list[QueuedRequest], jobs: int, step_s: float, now: float
+    requests: list[QueuedRequest], batch_size: int, step_s: float, now: float
 ) -> None:
-    queue, limits = queue_of(*requests), Limits(jobs=jobs, step_s=step_s)
+    queue, limits = queue_of(*requests), Limits(batch_size=batch_size, step_s=step_s)
     live = [each for each in requests if each.deadline > now]
     step: Step[QueuedRequest] = queue.next_step(limits, now)
     assert all(each.deadline > now for each in step.requests)
     assert all(each.deadline <= now for each in step.expired)
     assert bool(step.requests) == bool(live)
-    assert len(step.requests) <= jobs
+    assert len(step.requests) <= batch_size
     predicted_s = sum(each.cost_s for each in step.requests)
     assert predicted_s <= step_s or len(step.requests) == 1
     left = len(live) - len(step.requests)
     if step.reason is Reason.FULL:
-        assert len(step.requests) == jobs
+        assert len(step.requests) == batch_size
     elif step.reason is Reason.CUT:
         following = next(each for each in drained(queue, now) if each.deadline > now)
         assert predicted_s + following.cost_s > step_s
@@ -228,9 +228,9 @@ def total_s(batches: list[list[int]], lengths: list[int], cost: CostModel) -> fl
 
 @given(_LENGTHS, st.integers(1, 4_096), st.integers(1, 64), _COSTS_SCHEDULER, st.integers(1, 4))
 def test_each_row_is_in_one_batch_and_batches_keep_the_limits(
-    lengths: list[int], tokens: int, jobs: int, cost: CostModel, sessions: int
+    lengths: list[int], tokens: int, batch_size: int, cost: CostModel, sessions: int
 ) -> None:
-    limits = Limits(tokens=tokens, jobs=jobs)
+    limits = Limits(tokens=tokens, batch_size=batch_size)
     batches = form_batches(lengths, limits, cost, sessions)
     assert sorted(n for batch in batches for n in batch) == list(range(len(lengths)))
     for batch in batches:
@@ -248,14 +248,14 @@ def test_batches_are_of_similar_lengths(lengths: list[int], cost: CostModel, ses
 
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=9), _COSTS_SCHEDULER, st.integers(1, 5))
-def test_batches_cost_least(lengths: list[int], cost: CostModel, jobs: int) -> None:
+def test_batches_cost_least(lengths: list[int], cost: CostModel, batch_size: int) -> None:
     """Against every way to cut the sorted lengths, tried one by one."""
-    limits = Limits(tokens=300, jobs=jobs)
+    limits = Limits(tokens=300, batch_size=batch_size)
 
     def cheapest(rest: list[int]) -> float:
         if not rest:
             return 0.0
-        sizes = [n for n in range(1, min(len(rest), jobs) + 1) if n == 1 or n * rest[n - 1] <= limits.tokens]
+        sizes = [n for n in range(1, min(len(rest), batch_size) + 1) if n == 1 or n * rest[n - 1] <= limits.tokens]
         return min(cost(n, rest[n - 1]) + cheapest(rest[n:]) for n in sizes)
 
     actual = total_s(form_batches(lengths, limits, cost), lengths, cost)
@@ -297,13 +297,13 @@ def test_nothing_makes_no_batch() -> None:
 def test_cost_model_finds_the_terms_that_made_its_seeds(
     batch: float, row: float, token: float, pair: float, pressure: float
 ) -> None:
-    def true(jobs: int, length: int) -> float:
-        return batch + jobs * (row + token * length + pair * length**2) + pressure * (jobs * length) ** 2
+    def true(rows: int, length: int) -> float:
+        return batch + rows * (row + token * length + pair * length**2) + pressure * (rows * length) ** 2
 
     cost = CostModel()
     cost.seed(Observation(n, length, true(n, length)) for n in (1, 2, 8, 32) for length in (4, 16, 64, 256))
-    for jobs, length in ((1, 10), (5, 30), (16, 128)):
-        assert cost(jobs, length) == pytest.approx(true(jobs, length), rel=0.02)
+    for rows, length in ((1, 10), (5, 30), (16, 128)):
+        assert cost(rows, length) == pytest.approx(true(rows, length), rel=0.02)
 
 
 def test_cost_model_follows_what_serving_measures() -> None:
@@ -318,15 +318,15 @@ def test_cost_model_follows_what_serving_measures() -> None:
 def test_cost_model_follows_a_model_that_has_become_slower_or_faster(times: float) -> None:
     """However much: what was measured at the start gives the shape only, also of sizes that are not served now."""
 
-    def once(jobs: int, length: int) -> float:
-        return 1e-3 + 1e-5 * jobs * length
+    def once(rows: int, length: int) -> float:
+        return 1e-3 + 1e-5 * rows * length
 
     cost = CostModel()
     cost.seed(Observation(n, length, once(n, length)) for n in (1, 2, 8, 32) for length in (4, 16, 64, 256))
     for _ in range(256):
         cost.observe(1, 16, times * once(1, 16))
-    for jobs, length in ((1, 16), (8, 16), (4, 128)):
-        assert cost(jobs, length) == pytest.approx(times * once(jobs, length), rel=0.05)
+    for rows, length in ((1, 16), (8, 16), (4, 128)):
+        assert cost(rows, length) == pytest.approx(times * once(rows, length), rel=0.05)
 
 
 @given(st.lists(st.tuples(st.integers(1, 64), st.integers(1, 256), st.floats(1e-6, 10)), min_size=1, max_size=40))
@@ -343,7 +343,7 @@ def test_share_of_a_row_is_that_of_the_cheapest_batch(length: int, room: int, pr
     grid = [(n, tokens) for n in (1, 2, 8, 32) for tokens in (4, 16, 64, 256)]
     cost.seed(Observation(n, tokens, 1e-3 + 1e-5 * n * tokens + pressure * (n * tokens) ** 2) for n, tokens in grid)
     cheapest = min(cost(n, length) / n for n in range(1, room + 1))
-    assert cheapest * 0.9 <= cost.job_s(length, room) <= cheapest * (1 + 1e-9)
+    assert cheapest * 0.9 <= cost.cheapest_row_s(length, room) <= cheapest * (1 + 1e-9)
 
 
 @given(st.floats(1e-7, 1.0), st.floats(1e-7, 1.0), st.lists(st.integers(1, 300), min_size=60, max_size=80))

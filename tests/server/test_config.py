@@ -201,11 +201,10 @@ def test_each_problem_of_an_address_has_its_sentence() -> None:
     [
         ("--max-waiting-jobs", "--max-queue-requests", "max_queue_requests"),
         ("--max-waiting-tokens", "--max-queue-tokens", "max_queue_tokens"),
+        ("--max-batch-jobs", "--max-batch-size", "max_batch_size"),
     ],
 )
-def test_old_flags_of_the_queue_work_with_a_warning(
-    old: str, new: str, field: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_old_flags_work_with_a_warning(old: str, new: str, field: str, capsys: pytest.CaptureFixture[str]) -> None:
     settings = read_settings(ServerSettings, ["--bundle", "b", old, "512"])
     assert getattr(settings, field) == 512
     assert f"{old} is now {new}" in capsys.readouterr().err

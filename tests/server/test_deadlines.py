@@ -277,7 +277,7 @@ def test_each_message_of_an_inference_stream_expires_alone(held: Bench) -> None:
 
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_queued_call_ends_with_the_step_in_which_its_own_timeout_passed(bundle: Bundle, is_stream: bool) -> None:
-    with bench(bundle, max_batch_jobs=1) as served:
+    with bench(bundle, max_batch_size=1) as served:
         held, before = served.hold(), served.ask("before it")
         served.until_calls(2)
         if is_stream:
@@ -343,7 +343,7 @@ def everything(load: Load, tokens: int, run_s: float, time_left_s: float, limits
 def test_of_10_000_random_deadlines_no_expired_one_runs() -> None:
     engine, rng, replies = Ticking(), random.Random(7), list[Reply]()
     methods = {"Encode": works_of(engine, rng)}
-    worker = Worker(methods, Limits(jobs=16), clock=engine.clock, reject=everything)
+    worker = Worker(methods, Limits(batch_size=16), clock=engine.clock, reject=everything)
     for _ in range(_NUMBER):
         worker.admit(Ticket("Encode", b"", rng.uniform(0.001, 0.02 * _NUMBER), replies.append))
     while worker.has_work:
@@ -394,7 +394,7 @@ def test_10_000_random_cancels_leave_every_gauge_at_0(bundle: Bundle) -> None:
             def held() -> list[int]:
                 models = engine.recorder.models.values()
                 waiting = [number for model in models for number in (model.queue_requests, model.queue_tokens)]
-                return [app.limiters.calls.in_use, app.worker.calls, app.worker.load.jobs, *waiting]
+                return [app.limiters.calls.in_use, app.worker.calls, app.worker.load.requests, *waiting]
 
             # A client sees its cancel before the server does, which may still run the last calls.
             until(lambda: not any(held()), held)

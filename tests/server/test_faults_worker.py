@@ -235,9 +235,9 @@ def test_input_for_which_a_model_answers_nan_is_an_error_and_its_mates_are_answe
 
 
 def test_refusal_for_a_deadline_does_not_say_that_the_queue_is_full(bundle: Bundle) -> None:
-    with bench(bundle, max_batch_jobs=1, queue_budget_ms=3_600_000) as served, served.app.registry.lease() as engine:
+    with bench(bundle, max_batch_size=1, queue_budget_ms=3_600_000) as served, served.app.registry.lease() as engine:
         held = served.hold()
-        engine.stages.encoder.cost.seed([Observation(jobs, 4, 10.0 * jobs) for jobs in (1, 2, 4)])
+        engine.stages.encoder.cost.seed([Observation(rows, 4, 10.0 * rows) for rows in (1, 2, 4)])
         calls = [served.ask(f"text {n}", timeout=15.0) for n in range(2)]  # time for one of them
         served.until_calls(3)
         served.admit()

@@ -362,8 +362,8 @@ _KINDS = {"none": 1.0, "description": 2.0, "title": 3.0}  # and what the popular
 class FakeRanker:
     """A user is the sum of the events."""
 
-    def run(self, jobs: list[UserSequence]) -> list[NDArray[np.float32]]:
-        return [np.add.reduce([np.array(vector) for vector in job.vectors]) for job in jobs]
+    def run(self, rows: list[UserSequence]) -> list[NDArray[np.float32]]:
+        return [np.add.reduce([np.array(vector) for vector in row.vectors]) for row in rows]
 
 
 def test_every_kind_of_request_is_among_the_users() -> None:

@@ -167,7 +167,7 @@ def test_first_of_a_batch_cancels_and_its_mates_are_answered(bundle: Bundle) -> 
 
 
 def test_call_that_was_admitted_cancels_and_never_runs(bundle: Bundle) -> None:
-    with bench(bundle, max_batch_jobs=1) as served:
+    with bench(bundle, max_batch_size=1) as served:
         held = served.hold()
         calls = [served.ask(f"text {n}") for n in range(5)]
         served.until_calls(6)
@@ -262,7 +262,7 @@ def test_cancelled_and_expired_calls_free_their_places_while_the_model_is_busy(b
 
 
 def test_full_server_says_when_to_come_again(bundle: Bundle) -> None:
-    with bench(bundle, max_queue_requests=3, max_batch_jobs=1) as served:
+    with bench(bundle, max_queue_requests=3, max_batch_size=1) as served:
         held = served.hold()
         calls = [served.ask(f"text {n}") for n in range(4)]
         served.until_calls(5)
@@ -305,7 +305,7 @@ def test_dead_worker_turns_health_off_and_answers_at_once(bundle: Bundle, monkey
 
 
 def test_outcomes_in_the_metrics_are_those_that_clients_saw(bundle: Bundle) -> None:
-    with bench(bundle, max_queue_requests=3, max_batch_jobs=1) as served:
+    with bench(bundle, max_queue_requests=3, max_batch_size=1) as served:
         held = served.hold()
         calls = [served.ask(f"text {n}") for n in range(7)]
         served.until_calls(8)

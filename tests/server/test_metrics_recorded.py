@@ -61,13 +61,13 @@ def message(method: str, numbers: list[int]) -> bytes:
         min_size=1,
         max_size=10,
     ),
-    jobs=st.integers(1, 6),
+    batch_size=st.integers(1, 6),
 )
 def test_queue_and_compute_are_never_more_than_the_request(
-    small_engine: SmallEngine, calls: list[tuple[str, list[int], float]], jobs: int
+    small_engine: SmallEngine, calls: list[tuple[str, list[int], float]], batch_size: int
 ) -> None:
     counts = [recorder.statistics for recorder in small_engine.engine.recorder.models.values()]
-    replies, worker = list[Reply](), small_engine.worker(Limits(jobs=jobs))
+    replies, worker = list[Reply](), small_engine.worker(Limits(batch_size=batch_size))
     before = [(each.success_ns, each.queue_ns, each.compute_ns, each.success) for each in counts]
     for method, numbers, pause_s in calls:
         worker.admit(Ticket(method, message(method, numbers), 1e9, replies.append))
@@ -92,7 +92,7 @@ def test_queue_and_compute_are_never_more_than_the_request(
 def test_request_of_several_texts_counts_once_with_its_longest_batch(small_engine: SmallEngine) -> None:
     model = small_engine.engine.recorder.models["encoder"]
     before = model.snapshot()
-    worker = small_engine.worker(Limits(jobs=2))
+    worker = small_engine.worker(Limits(batch_size=2))
     worker.admit(Ticket(ENCODE, message(ENCODE, [900, 901, 902]), 1e9, lambda _reply: None))
     small_engine.clock.now += 1.0
     while worker.has_work:
@@ -150,10 +150,10 @@ def test_every_metric_of_a_batch_is_made_of_its_one_record(
             future.result()
     page, statistics = samples(metrics), model.snapshot()
     executions, inferences = threads * len(batches), threads * sum(rows for rows, *_ in batches)
-    for name in ("swiftrec_batch_jobs", "swiftrec_batch_tokens", "swiftrec_padding_ratio"):
+    for name in ("swiftrec_batch_size", "swiftrec_batch_tokens", "swiftrec_padding_ratio"):
         assert page[f"{name}_count"] == executions
     assert page["nv_inference_exec_count 1"] == statistics.executions == executions
-    assert page["nv_inference_count 1"] == page["swiftrec_batch_jobs_sum"] == statistics.inferences == inferences
+    assert page["nv_inference_count 1"] == page["swiftrec_batch_size_sum"] == statistics.inferences == inferences
     assert page["swiftrec_batch_tokens_sum"] == threads * sum(tokens + padding for _, tokens, padding, _ in batches)
     seconds = sum(size.compute_ns for size in statistics.sizes.values()) / 1e9
     assert page["swiftrec_session_busy_seconds_total"] == pytest.approx(seconds, abs=1e-6)
@@ -172,7 +172,7 @@ def test_figures_of_one_page_are_all_of_one_moment() -> None:
 
     answer()
     page = samples(metrics, meanwhile=answer)
-    assert page["swiftrec_batch_jobs_count"] == page["swiftrec_padding_ratio_count"] == 1
+    assert page["swiftrec_batch_size_count"] == page["swiftrec_padding_ratio_count"] == 1
     assert page["nv_inference_exec_count 1"] == 1
     assert page["swiftrec_session_busy_seconds_total"] == pytest.approx(1e-3)
     assert page["nv_inference_request_success 1"] == (
@@ -191,7 +191,7 @@ def test_bundle_keeps_the_batches_of_unloaded_versions_and_a_version_begins_at_z
     del old, recorder
     metrics.bundles = lambda: [new]
     page = samples(metrics)
-    assert page["swiftrec_batch_jobs_count"] == 3
+    assert page["swiftrec_batch_size_count"] == 3
     assert page["nv_inference_exec_count 2"] == 1
     assert not any(name.endswith(" 1") for name in page)
 
@@ -201,20 +201,25 @@ def test_old_names_have_the_values_of_the_new_ones_and_name_them() -> None:
     recorder = BundleRecorder(metrics, "b", 1)
     metrics.bundles = lambda: [recorder]
     recorder.models["encoder"].on_queued(7)
+    recorder.models["encoder"].on_batch(4, 30, 32, 0.01)
     recorder.models["ranker"].on_dropped("expired")
     recorder.on_lookup("coalesced", 3)
     page = {family.name: family for family in metrics.registry.collect()}
     for old, new in (
         ("swiftrec_waiting_jobs", "swiftrec_queue_requests"),
         ("swiftrec_waiting_tokens", "swiftrec_queue_tokens"),
+        ("swiftrec_batch_jobs", "swiftrec_batch_size"),
     ):
         assert page[old].documentation == f"Deprecated: use {new}"
+        assert page[old].type == page[new].type
         assert [(entry.name, entry.labels, entry.value) for entry in page[old].samples] == [
-            (old, entry.labels, entry.value) for entry in page[new].samples
+            (entry.name.replace(new, old), entry.labels, entry.value) for entry in page[new].samples
         ]
         assert sum(entry.value for entry in page[new].samples) > 0
     dropped, lookups = page["swiftrec_jobs_dropped"], page["swiftrec_cache_lookups"]
-    assert dropped.documentation.endswith("label cause is deprecated: use reason")
+    assert dropped.documentation == "Deprecated: use swiftrec_requests_dropped; label cause is deprecated: use reason"
+    new_names = {(entry.name, *entry.labels) for entry in page["swiftrec_requests_dropped"].samples}
+    assert ("swiftrec_requests_dropped_total", "bundle", "model", "reason") in new_names
     assert lookups.documentation.endswith("label where is deprecated: use source")
     labels = {"bundle": "b", "model": "ranker", "reason": "expired", "cause": "expired"}
     assert [entry.value for entry in dropped.samples if entry.name.endswith("_total") and entry.labels == labels] == [

@@ -124,7 +124,7 @@ def test_batches_are_recorded_with_their_padding_and_their_time() -> None:
 
 
 def test_run_times_are_learned() -> None:
-    runs, _, _ = runner(Limits(jobs=8))
+    runs, _, _ = runner(Limits(batch_size=8))
     for size in [*range(1, 9)] * 16:
         runs.run([1] * size, [10] * size)
     assert runs.cost(4, 10) == pytest.approx(4.0, rel=0.05)
@@ -155,7 +155,7 @@ def test_sessions_run_batches_at_the_same_time(sessions: int) -> None:
     """A batch runs only if others run beside it; the thread that asks is one of the sessions."""
     with pool(sessions - 1) as executor:
         model = Meeting(sessions)
-        runs = ModelRunner(model, Limits(jobs=1), sessions=sessions, executor=executor)
+        runs = ModelRunner(model, Limits(batch_size=1), sessions=sessions, executor=executor)
         rows = list(range(4 * sessions))
         results, _ = runs.run(rows, [4] * len(rows))
     assert [result[0] for result in results if not isinstance(result, ModelFailed)] == rows
@@ -167,7 +167,7 @@ def test_one_session_runs_one_batch_at_a_time() -> None:
     """Negative control."""
     model = Meeting(2)
     model.barrier.abort()  # it would wait for a second one in vain
-    results, _ = ModelRunner(model, Limits(jobs=1)).run([1, 2], [4, 4])
+    results, _ = ModelRunner(model, Limits(batch_size=1)).run([1, 2], [4, 4])
     assert all(isinstance(result, ModelFailed) for result in results)
 
 
@@ -187,7 +187,7 @@ def test_error_of_our_own_is_raised_when_no_session_runs_any_more() -> None:
 
     with pool(1) as executor:
         model = Meeting(2)
-        runs = ModelRunner(model, Limits(jobs=1), sessions=2, executor=executor, recorder=Faulty())
+        runs = ModelRunner(model, Limits(batch_size=1), sessions=2, executor=executor, recorder=Faulty())
         with pytest.raises(RuntimeError, match="an error of ours"):
             runs.run([1, 2], [4, 4])
         assert model.barrier.n_waiting == 0

@@ -276,7 +276,7 @@ _STEPS = ("tokenise", "encode", "rank", "retrieve", "total")
 _MODELS = ("encoder", "ranker")
 
 
-_HISTOGRAMS = ("swiftrec_queue_seconds", "swiftrec_batch_jobs", "swiftrec_batch_tokens", "swiftrec_padding_ratio")
+_HISTOGRAMS = ("swiftrec_queue_seconds", "swiftrec_batch_size", "swiftrec_batch_tokens", "swiftrec_padding_ratio")
 
 
 class Page:
@@ -297,7 +297,7 @@ class Page:
 
 
 def test_every_promised_metric_says_what_happened(bundle: Bundle) -> None:
-    with bench(bundle, max_queue_requests=3, max_batch_jobs=1, cache_mb=8) as served:
+    with bench(bundle, max_queue_requests=3, max_batch_size=1, cache_mb=8) as served:
         history = RecommendRequest(query="a western", history=[Event(item_id="50")])
         for _ in range(2):  # the second query comes from the cache
             assert served.recommender.Recommend(history, timeout=LONG).items
@@ -336,9 +336,9 @@ def test_every_promised_metric_says_what_happened(bundle: Bundle) -> None:
     assert page("swiftrec_steps_total", reason="full") == 1  # two waited, and a step has one
     assert page("swiftrec_steps_total", reason="drained") == 5
     assert page("swiftrec_queue_seconds_count", model="encoder") == 4
-    assert page("swiftrec_batch_jobs_sum", model="encoder") == page("nv_inference_count", model=f"{name}.encoder") == 4
+    assert page("swiftrec_batch_size_sum", model="encoder") == page("nv_inference_count", model=f"{name}.encoder") == 4
     assert page("swiftrec_calls_rejected_total", reason="full") == 1
-    assert page("swiftrec_jobs_dropped_total", model="encoder", reason="cancelled") == 1
+    assert page("swiftrec_requests_dropped_total", model="encoder", reason="cancelled") == 1
     assert page("swiftrec_cache_lookups_total", source="hit") == 2
     assert page("swiftrec_cache_lookups_total", source="miss") == 4
     assert page("nv_cache_num_hits_per_model", model=f"{name}.encoder") == 1
@@ -355,7 +355,7 @@ def test_every_promised_metric_says_what_happened(bundle: Bundle) -> None:
 
 def test_requests_that_expire_in_the_queue_are_counted_by_that_cause(bundle: Bundle) -> None:
     """The timeout that a request of the Open Inference Protocol sets is known to the worker alone."""
-    with bench(bundle, max_batch_jobs=1) as served:
+    with bench(bundle, max_batch_size=1) as served:
         held, expiring = served.hold(), service_pb2.ModelInferRequest(model_name="encoder")
         expiring.inputs.add(name="TEXT", datatype="BYTES", shape=(1, 1)).contents.bytes_contents.append(b"late")
         expiring.parameters["timeout"].int64_param = 20_000  # microseconds from when the worker has it
@@ -368,5 +368,5 @@ def test_requests_that_expire_in_the_queue_are_counted_by_that_cause(bundle: Bun
         served.encoder.open()
         assert code(calls[1]) is grpc.StatusCode.DEADLINE_EXCEEDED
         assert [call.result(LONG).rows for call in (held, calls[0])] == [1, 1]
-        assert Page(served.app)("swiftrec_jobs_dropped_total", model="encoder", reason="expired") == 1
+        assert Page(served.app)("swiftrec_requests_dropped_total", model="encoder", reason="expired") == 1
         assert served.encoder.sizes == [1, 1]

@@ -219,7 +219,7 @@ def test_retry_is_when_what_waits_for_the_slow_stage_has_run(
         for n in range(2 * _WAITING):
             method, message = overload.message(n)
             worker.admit(Ticket(method, message.SerializeToString(), 1e9, lambda _reply: None))
-        while worker.load.jobs > waiting:
+        while worker.load.requests > waiting:
             worker.step()
     del rules[0]
     refused: list[Reply] = []
@@ -227,7 +227,7 @@ def test_retry_is_when_what_waits_for_the_slow_stage_has_run(
     worker.admit(Ticket(method, message.SerializeToString(), small_engine.clock.now + _TIMEOUT_S, refused.append))
     (refusal,) = refused
     assert isinstance(refusal, Overloaded)
-    wait_s = worker.load.jobs * _SLOW_S
+    wait_s = worker.load.requests * _SLOW_S
     assert refusal.retry_after == pytest.approx(_retry_s(refusal, wait_s, limits), rel=0.1)
     assert ("deadline" in str(refusal)) == (budget_s > wait_s)
 

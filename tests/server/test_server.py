@@ -278,4 +278,4 @@ def test_metrics_count_outcomes(app: App, channel: grpc.Channel) -> None:
     with urllib.request.urlopen(f"http://127.0.0.1:{app.metrics_port}/metrics", timeout=10) as page:
         text = page.read().decode()
     assert 'swiftrec_call_seconds_count{code="INVALID_ARGUMENT",method="Recommend"}' in text
-    assert "swiftrec_batch_jobs" in text
+    assert "swiftrec_batch_size" in text

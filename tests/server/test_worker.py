@@ -202,7 +202,7 @@ class Drive:
 
     def send(self, kind: str, timeout_s: float, *, is_done_buggy: bool = False) -> tuple[Call, Ticket]:
         now = self.one.clock.now
-        call = Call(kind, len(self.calls), now + timeout_s, is_done_buggy, waited_for=self.worker.load.jobs)
+        call = Call(kind, len(self.calls), now + timeout_s, is_done_buggy, waited_for=self.worker.load.requests)
 
         def done(reply: Reply) -> None:
             call.replies.append((reply, self.one.clock.now))
@@ -295,7 +295,7 @@ _STEPS = st.one_of(
     st.tuples(st.just("wait"), st.just(""), st.sampled_from([0.005, 0.02])),
 )
 _LIMITS = st.sampled_from(
-    [Limits(), Limits(jobs=3), Limits(queue_requests=4), Limits(queue_tokens=30), Limits(budget_s=0.02)]
+    [Limits(), Limits(batch_size=3), Limits(queue_requests=4), Limits(queue_tokens=30), Limits(budget_s=0.02)]
 )
 
 
@@ -362,7 +362,7 @@ def test_a_cancel_before_the_call_is_admitted_leaves_nothing(small_engine: Small
 
 
 def test_cancel_takes_back_what_has_not_run(small_engine: SmallEngine) -> None:
-    drive = Drive(small_engine, Limits(jobs=2))
+    drive = Drive(small_engine, Limits(batch_size=2))
     drive.send("list", 1e6)
     drive.step()
     assert drive.worker.has_work
@@ -374,7 +374,7 @@ def test_cancel_takes_back_what_has_not_run(small_engine: SmallEngine) -> None:
 
 
 def test_a_call_that_expires_between_its_steps_ends_at_once(small_engine: SmallEngine) -> None:
-    drive = Drive(small_engine, Limits(jobs=2))
+    drive = Drive(small_engine, Limits(batch_size=2))
     call, _ = drive.send("list", 1.0)
     drive.step()
     small_engine.clock.now += 1.0
@@ -390,16 +390,16 @@ def test_queue_has_a_bound(small_engine: SmallEngine, waiting: int, tokens: int,
     drive = Drive(small_engine, Limits(queue_requests=waiting, queue_tokens=tokens))
     for _ in range(sends):
         drive.send("good", 1e6)
-        assert drive.worker.load.jobs <= waiting
+        assert drive.worker.load.requests <= waiting
         assert drive.worker.load.tokens <= tokens
     refused = [call for call, _ in drive.calls if call.replies]
-    assert bool(refused) == (sends > min(waiting, drive.worker.load.jobs))
+    assert bool(refused) == (sends > min(waiting, drive.worker.load.requests))
     drive.finish()
     check(drive)
 
 
 def test_more_urgent_calls_run_first(small_engine: SmallEngine) -> None:
-    order, worker = list[int](), worker_of(small_engine, Limits(jobs=1))
+    order, worker = list[int](), worker_of(small_engine, Limits(batch_size=1))
     for priority in (9, 5, 1):
         message = pb.RecommendRequest(query="a", priority=priority).SerializeToString()
         worker.admit(Ticket(RECOMMEND, message, 1e9, lambda _reply, priority=priority: order.append(priority)))  # type: ignore[misc]
@@ -447,10 +447,10 @@ def test_predicted_wait_beyond_the_budget_is_refused(small_engine: SmallEngine) 
     drive = Drive(small_engine, Limits(budget_s=0.5, queue_requests=10**6))
     for _ in range(1_000):
         drive.send("good", 1e6)
-    each_s = drive.worker.load.wait_s / drive.worker.load.jobs
+    each_s = drive.worker.load.wait_s / drive.worker.load.requests
     assert 0.4 < drive.worker.load.wait_s <= 0.5 + each_s
     refused = [outcome(call.method, reply)[0] for call, _ in drive.calls for reply, _ in call.replies]
-    assert refused == [FULL] * (1_000 - drive.worker.load.jobs)
+    assert refused == [FULL] * (1_000 - drive.worker.load.requests)
     for call, ticket in drive.calls:
         if not call.replies:
             ticket.is_cancelled = True
