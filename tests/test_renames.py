@@ -7,7 +7,6 @@ from typing import ClassVar
 import pytest
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from swiftrec.benchmarks.catalogue.command import CatalogueSettings
 from swiftrec.server.config import read_settings
 from swiftrec.server.errors import ConfigError
 
@@ -70,8 +69,3 @@ def test_wrong_value_of_an_old_name_is_refused_under_the_new_one() -> None:
 def test_unknown_argument_is_refused_with_what_lists_the_flags(flags: list[str]) -> None:
     with pytest.raises(ConfigError, match=f"^unknown argument {flags[0]}: tools --help lists the flags$"):
         read_settings(Tools, flags)
-
-
-def test_old_flag_of_bench_catalogue_works_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
-    assert read_settings(CatalogueSettings, ["--narrow", "5"]).exact_below == 5
-    assert "--narrow is now --exact-below" in capsys.readouterr().err

@@ -166,10 +166,10 @@ def test_dynamic_int8_is_seen_to_depend_on_the_batch(fused: Path, tmp_path: Path
 
 def test_ranges_of_other_texts_are_seen_in_the_cosine(fused: Path, exact: Vectors, tmp_path: Path) -> None:
     """Negative control: scales that do not fit the texts must show."""
-    narrow = {
+    ranges = {
         name: Range(r.low * np.float32(0.05), r.high * np.float32(0.05)) for name, r in observe(fused, rows()).items()
     }
-    quantise_bert(fused, tmp_path / "int8.onnx", narrow, FORMS[0])
+    quantise_bert(fused, tmp_path / "int8.onnx", ranges, FORMS[0])
     cosine = mean_cosine(alone(encoder(tmp_path / "int8.onnx"), rows()), exact, _RANKER)
     assert gates.failures(gates.smaller_precision(cosine, 0.3, 2.0))
 
