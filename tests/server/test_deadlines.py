@@ -284,7 +284,7 @@ def test_queued_call_ends_with_the_step_in_which_its_own_timeout_passed(bundle: 
             late: Any = served.inference.ModelStreamInfer(iter([_tensor(0.05)]), timeout=_LONG)
         else:
             late = served.inference.ModelInfer.future(_tensor(0.05), timeout=_LONG)
-        until(lambda: served.app.link._inbox.qsize() == 2)
+        served.until_sent(2)
         served.admit()  # both; the next step holds one of them
         passed = time.monotonic() + 0.05
         until(lambda: time.monotonic() > passed)

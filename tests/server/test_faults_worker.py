@@ -239,7 +239,7 @@ def test_refusal_for_a_deadline_does_not_say_that_the_queue_is_full(bundle: Bund
         held = served.hold()
         engine.stages.encoder.cost.seed([Observation(rows, 4, 10.0 * rows) for rows in (1, 2, 4)])
         calls = [served.ask(f"text {n}", timeout=15.0) for n in range(2)]  # time for one of them
-        served.until_calls(3)
+        served.until_sent(2)
         served.admit()
         (refused,) = refused_of(calls, 1)
         assert code_of(refused) is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -368,7 +368,7 @@ def test_list_that_finds_the_queue_full_is_refused_whole_and_comes_again_when_it
         first = stub.Recommend.future(requests[0], timeout=LONG)
         until(lambda: app.worker.has_work)
         lists = [stub.BatchRecommend.future(batch, timeout=LONG) for _ in range(3)]
-        until(lambda: app.limiters.calls.in_use == 4)
+        until(lambda: app.link._inbox.qsize() == 3)
         gate.set()
         assert first.result(LONG).items
         ended = Counter(cast("grpc.Call", call).code().name for call in lists)

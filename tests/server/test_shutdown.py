@@ -251,7 +251,7 @@ def test_both_protocols_share_one_queue_and_one_batch(bundle: Bundle) -> None:
         tensor.contents.bytes_contents.append(b"text 1")
         held, mine = served.hold(), served.ask("text 2")
         theirs = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer.future(request, timeout=_LONG)
-        served.until_calls(3)
+        served.until_sent(2)
         served.encoder.open()
         assert held.result(_LONG).rows == mine.result(_LONG).rows == 1
         assert theirs.result(_LONG).outputs[0].shape == [1, 128]
