@@ -9,8 +9,9 @@ from swiftrec.export.schema.comparison import OtherProtocol
 from swiftrec.export.schema.models import TeacherRecord
 from swiftrec.export.schema.quality import Default, Lists, Quality
 from swiftrec.export.schema.record import Exposure, Figure
-from swiftrec.server.models.bundle import FORMAT, Manifest
+from swiftrec.server.models.bundle import Manifest
 from tests.export.records import figures, variant
+from tests.server.support.bundles import tiny_manifest
 
 
 @pytest.fixture
@@ -51,21 +52,13 @@ def quality() -> Quality:
 
 @pytest.fixture
 def manifest(quality: Quality) -> Manifest:
-    names = [record.name for record in quality.shipped]
-    return Manifest(
-        format=FORMAT,
-        name="tiny",
+    return tiny_manifest(
         version=4,
         created="today",
-        export_key="",
-        dimensions=128,
-        max_tokens=128,
-        max_history=64,
-        variants={name: f"encoder.{name}.onnx" for name in names},
+        variants={record.name: record.file for record in quality.shipped},
         default={"cpu": "bert3-int8", "cuda": "bert3-fp32"},
         quality=quality.model_dump(mode="json"),
         sources={"data": {"source": "<data> & more", "licence": "none"}},
         tools={"numpy": "2"},
         machine="a machine",
-        files={},
     )

@@ -16,29 +16,20 @@ from swiftrec.export.models.static import StaticEncoder
 from swiftrec.export.report.triton_repository import write_repository
 from swiftrec.export.stages.onnx import trace
 from swiftrec.server.errors import BundleError
-from swiftrec.server.models.bundle import FORMAT, Bundle, Manifest
+from swiftrec.server.models.bundle import Bundle, Manifest
 from swiftrec.server.models.networks import EncoderModel
 from swiftrec.server.models.session import open_session
+from tests.server.support.bundles import tiny_manifest
 
 
 @pytest.fixture
 def manifest() -> Manifest:
-    return Manifest(
-        format=FORMAT,
-        name="tiny",
+    return tiny_manifest(
         version=4,
-        created="today",
-        export_key="",
         dimensions=128,
         max_tokens=128,
-        max_history=64,
         variants={name: f"encoder.{name}.onnx" for name in ("bert3-fp32", "bert3-int8")},
         default={"cpu": "bert3-int8", "cuda": "bert3-fp32"},
-        quality={},
-        sources={},
-        tools={},
-        machine="a machine",
-        files={},
     )
 
 

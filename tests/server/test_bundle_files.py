@@ -42,21 +42,8 @@ def write(folder: Path, *, exclude_history: bool, sentence_dimensions: int = 0) 
         names.append(SENTENCES)
     for name in names:
         (folder / name).touch()
-    manifest = Manifest(
-        format=FORMAT,
-        name="tiny",
-        version=1,
-        created="today",
-        export_key="",
-        dimensions=4,
-        max_tokens=8,
-        max_history=8,
-        variants={},
-        default={},
+    manifest = bundles.tiny_manifest(
         quality={"tasks": {}},
-        sources={},
-        tools={},
-        machine="",
         files={name: file_hash(folder / name) for name in names},
         exclude_history=exclude_history,
         sentence_dimensions=sentence_dimensions,

@@ -10,11 +10,12 @@ import pytest
 
 from swiftrec.server.config import ServerSettings
 from swiftrec.server.errors import BundleError
-from swiftrec.server.models.bundle import Bundle, Manifest
+from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.tuning.machine import machine
 from swiftrec.server.tuning.tune import choose
 from swiftrec.server.tuning.tuned import Trial, Tuned, engine_options, read_tuned, tuned_path
 from tests.conftest import ROOT
+from tests.server.support.bundles import tiny_manifest
 
 
 def trial(tokens: int, rate: float, sessions: int = 1) -> Trial:
@@ -62,23 +63,7 @@ def settings(*flags: str) -> ServerSettings:
 def tuned_bundle(tmp_path: Path) -> Bundle:
     """Two precisions of one student, of which int8 is the default; nothing lies on disk."""
     files = {"bert3-int8": "int8.onnx", "bert3-fp32": "fp32.onnx"}
-    manifest = Manifest(
-        format=1,
-        name="b",
-        version=1,
-        created="",
-        export_key="",
-        dimensions=4,
-        max_tokens=8,
-        max_history=8,
-        variants=files,
-        default={"cpu": "bert3-int8"},
-        quality={},
-        sources={},
-        tools={},
-        machine="",
-        files={},
-    )
+    manifest = tiny_manifest(format=1, variants=files, default={"cpu": "bert3-int8"})
     return Bundle(tmp_path / "1", manifest)
 
 

@@ -10,19 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from swiftrec.server.catalogue.catalogue import ITEMS, VECTORS
-from swiftrec.server.models.bundle import MANIFEST, RANKER, Bundle, Manifest, file_hash
+from swiftrec.server.models.bundle import FORMAT, MANIFEST, RANKER, Bundle, Manifest, file_hash
 
 _ADDED_BY_FORMAT_2 = ("exclude_history", "sentence_dimensions", "blend", "same_item")
 
 
+def tiny_manifest(**changes: object) -> Manifest:
+    """A manifest of a bundle without encoders and files, with these fields changed."""
+    texts = {"name": "tiny", "created": "", "export_key": "", "machine": ""}
+    numbers = {"format": FORMAT, "version": 1, "dimensions": 4, "max_tokens": 8, "max_history": 8}
+    maps: dict[str, object] = {key: {} for key in ("variants", "default", "quality", "sources", "tools", "files")}
+    return Manifest.model_validate(texts | numbers | maps | changes)
+
+
 def write_manifest(folder: Path, name: str = "mine", version: int = 1, max_tokens: int = 1) -> Path:
-    """A folder with a manifest that names no file, for what reads nothing else of a bundle."""
-    facts = {"name": name, "version": version, "format": 1, "max_tokens": max_tokens}
-    texts = dict.fromkeys(("created", "export_key", "machine"), "")
-    numbers = dict.fromkeys(("dimensions", "max_history"), 1)
-    maps: dict[str, Any] = {key: {} for key in ("variants", "default", "quality", "sources", "tools", "files")}
+    """A folder with nothing but a manifest."""
     folder.mkdir()
-    (folder / MANIFEST).write_text(Manifest.model_validate(facts | texts | numbers | maps).model_dump_json())
+    manifest = tiny_manifest(name=name, version=version, max_tokens=max_tokens, format=1)
+    (folder / MANIFEST).write_text(manifest.model_dump_json())
     return folder
 
 

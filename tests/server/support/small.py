@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from swiftrec.server.catalogue.blend import QUERIES, Weights
 from swiftrec.server.catalogue.catalogue import ITEMS, SENTENCES, VECTORS
 from swiftrec.server.domain import Recommendation, Request
-from swiftrec.server.models.bundle import FORMAT, MANIFEST, RANKER, Manifest, file_hash, load_bundle
+from swiftrec.server.models.bundle import MANIFEST, RANKER, file_hash, load_bundle
 from swiftrec.server.models.session import Session
 from swiftrec.server.models.tokenizer import Tokenizer
 from swiftrec.server.pipeline.engine import EngineOptions
 from swiftrec.server.pipeline.recommender import Recommender
 from tests.export import tables
 from tests.export.checkpoints import save_tokenizer
-from tests.server.support.bundles import stand_in
+from tests.server.support.bundles import stand_in, tiny_manifest
 
 RANKER_WIDTH, SENTENCE_WIDTH = 6, 4
 ITEMS_COUNT, MAX_TOKENS = 40, 64
@@ -118,22 +118,14 @@ def _vector(tokens: list[int]) -> NDArray[np.float64]:
 
 
 def _seal(folder: Path, blend: list[dict[str, Any]], same_item: float, *, exclude_history: bool) -> None:
-    manifest = Manifest(
-        format=FORMAT,
+    manifest = tiny_manifest(
         name="small",
-        version=1,
-        created="",
-        export_key="",
         dimensions=RANKER_WIDTH,
         sentence_dimensions=SENTENCE_WIDTH,
         max_tokens=MAX_TOKENS,
         max_history=16,
         variants={"tiny-fp32": _ENCODER},
         default={"cpu": "tiny-fp32"},
-        quality={},
-        sources={},
-        tools={},
-        machine="",
         files={path.name: file_hash(path) for path in folder.iterdir()},
         exclude_history=exclude_history,
         blend=blend,
