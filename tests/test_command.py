@@ -216,7 +216,7 @@ def test_missing_package_is_reported_by_sources_that_are_not_installed(
     assert "pip install 'swiftrec[bench]'" in capsys.readouterr().err
 
 
-def test_missing_module_of_our_own_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_module_of_swiftrec_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_arguments: list[str]) -> NoReturn:
         raise ModuleNotFoundError(name="swiftrec.no_such_module")
 

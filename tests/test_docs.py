@@ -270,7 +270,7 @@ def test_page_names_only_commands_and_flags_that_exist(name: str) -> None:
         ("`_NO_CONTRACTS` in `server/app.py`", "names"),
     ],
 )
-def test_check_catches_what_does_not_exist(text: str, fault: str) -> None:
+def test_check_detects_names_that_do_not_exist(text: str, fault: str) -> None:
     faults = {
         "paths": missing_paths(text),
         "links": broken_links(text, ROOT),
@@ -294,7 +294,7 @@ def test_check_catches_what_does_not_exist(text: str, fault: str) -> None:
         "`.venv/bin/buf curl --no-flag-of-ours`",
     ],
 )
-def test_check_passes_what_exists(text: str) -> None:
+def test_check_accepts_names_that_exist(text: str) -> None:
     assert not missing_paths(text)
     assert not broken_links(text, ROOT)
     assert not wrong_make(text)
@@ -306,7 +306,7 @@ def test_troubleshooting_quotes_what_the_server_prints() -> None:
     assert unknown_messages((ROOT / "docs" / "operate.md").read_text(encoding="utf-8")) == []
 
 
-def test_contributing_answers_with_at_most_three_files() -> None:
+def test_recipe_of_contributing_names_at_most_three_files() -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert {"An RPC", "A filter condition", "A device", "An export stage", "A benchmark"} <= recipes(page).keys()
     assert {name: paths for name, paths in recipes(page).items() if not 1 <= len(paths) <= 3} == {}

@@ -26,7 +26,7 @@ from tests.server.support.process import serving
 _QUERY = "a funny film about two friends who go to space"  # ten words
 
 
-def test_quality_is_what_is_promised(bundle: Bundle) -> None:
+def test_promised_quality_is_met(bundle: Bundle) -> None:
     quality = Quality.model_validate(bundle.manifest.quality)
     tasks, default = quality.tasks, bundle.manifest.default["cpu"]
     served = tasks[default]
@@ -38,7 +38,7 @@ def test_quality_is_what_is_promised(bundle: Bundle) -> None:
     assert quality.default_on_cpu.retained["query"].mean >= 0.98
 
 
-def test_everything_shipped_is_batch_invariant_and_went_through_every_gate(bundle: Bundle) -> None:
+def test_every_shipped_variant_is_batch_invariant_and_passed_every_gate(bundle: Bundle) -> None:
     quality = Quality.model_validate(bundle.manifest.quality)
     assert {record.name for record in quality.shipped} == set(bundle.manifest.variants)
     for record in quality.shipped:
@@ -78,7 +78,7 @@ def test_report_is_one_command(bundle: Bundle) -> None:
     )
 
 
-def test_triton_repository_lies_beside_the_bundle(bundle: Bundle) -> None:
+def test_triton_repository_is_written_beside_the_bundle(bundle: Bundle) -> None:
     repository = bundle.folder.parent / f"triton-{bundle.manifest.version}"
     folders = [path for path in repository.iterdir() if path.is_dir()]
     assert {p.name for p in folders} == {"ranker", *(f"encoder_{n}" for n in bundle.manifest.variants)}
@@ -91,7 +91,7 @@ def test_triton_repository_lies_beside_the_bundle(bundle: Bundle) -> None:
         assert session.inputs == [given.name for given in config.input]
 
 
-def test_unloaded_server_is_quick_and_small(bundle: Bundle) -> None:
+def test_idle_server_has_low_latency_and_memory(bundle: Bundle) -> None:
     with serving(bundle.folder, "--cache-mb", "0") as server:
         request = pb.RecommendRequest(query=_QUERY, history=[pb.Event(item_id="50")])
         for _ in range(20):

@@ -28,6 +28,6 @@ def test_variable_is_read_only_with_the_flag() -> None:
     assert with_flags(["--flags-from"], {}) == []
 
 
-def test_open_quote_is_rejected_with_the_name_of_the_variable() -> None:
+def test_unclosed_quote_is_rejected_with_the_name_of_the_variable() -> None:
     with pytest.raises(ConfigError, match=r"^MORE: No closing quotation, got .*: close the quote"):
         with_flags(["--flags-from", "MORE"], {"MORE": "it's"})

@@ -74,7 +74,7 @@ def forbidden(file: str, source: str) -> set[str]:
     return wrong
 
 
-def test_server_imports_follow_the_arrows() -> None:
+def test_server_imports_follow_the_allowed_arrows() -> None:
     wrong = {}
     for path in (ROOT / "server").rglob("*.py"):
         file = str(path.relative_to(ROOT / "server"))
@@ -83,7 +83,7 @@ def test_server_imports_follow_the_arrows() -> None:
     assert wrong == {}
 
 
-def test_every_room_has_its_arrows() -> None:
+def test_every_folder_has_its_allowed_imports() -> None:
     rooms = {path.parent.name for path in (ROOT / "server").glob("*/__init__.py")}
     assert rooms - {"pb"} <= set(_MAY_IMPORT)
 
@@ -108,17 +108,17 @@ def test_every_room_has_its_arrows() -> None:
         ("telemetry/http.py", "from swiftrec.server.config import ServerSettings"),
     ],
 )
-def test_arrow_check_catches_a_wrong_import(file: str, line: str) -> None:
+def test_arrow_check_detects_a_wrong_import(file: str, line: str) -> None:
     assert forbidden(file, f"def f():\n    {line}\n")
 
 
-def test_one_file_names_what_grpcio_keeps_private() -> None:
+def test_only_one_file_uses_private_names_of_grpcio() -> None:
     files = [path for room in ("server", "benchmarks", "export") for path in (ROOT / room).rglob("*.py")]
     users = {str(path.relative_to(ROOT)) for path in files if _PRIVATE_GRPC.search(path.read_text())}
     assert users == {"server/front/grpc_adapter.py"}
 
 
-def test_stubs_are_the_contracts(tmp_path: Path) -> None:
+def test_stubs_match_the_contract(tmp_path: Path) -> None:
     protos = [
         str(Path("swiftrec/server/pb") / p.relative_to(ROOT / "proto")) for p in (ROOT / "proto").rglob("*.proto")
     ]
@@ -130,7 +130,7 @@ def test_stubs_are_the_contracts(tmp_path: Path) -> None:
         assert committed.read_text() == made.read_text(), f"{committed} differs from proto/: run make proto"
 
 
-def test_importing_the_server_brings_no_torch() -> None:
+def test_importing_the_server_does_not_import_torch() -> None:
     heavy = "{'torch', 'transformers', 'optimum', 'onnx'}"
     code = f"import sys, swiftrec.server.app; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

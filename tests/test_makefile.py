@@ -99,7 +99,7 @@ def calls(folder: Path) -> list[dict[str, str]]:
         ("serve", "SERVE_FLAGS", "SERVE_FLAGS_TYPED"),
     ],
 )
-def test_text_is_passed_on_unchanged_and_runs_nothing(
+def test_text_is_passed_on_unchanged_and_not_executed(
     recorded: Path, target: str, variable: str, received: str, text: str
 ) -> None:
     result = make(recorded, target, f"{variable}={text}")
@@ -135,7 +135,7 @@ def test_text_from_the_environment_is_passed_on(recorded: Path, text: str) -> No
         ("fuzz", "DECODE", "--decode={}"),
     ],
 )
-def test_argument_is_one_word_as_typed(recorded: Path, target: str, variable: str, argument: str) -> None:
+def test_argument_is_passed_as_one_word(recorded: Path, target: str, variable: str, argument: str) -> None:
     for text in ("::1", "a,b", "/x/my data [é] $(touch ran) `touch ran` \"'"):
         assert make(recorded, target, f"{variable}={text}").returncode == 0
         last = json.loads((recorded / "calls").read_text().splitlines()[-1])["argv"]
@@ -153,7 +153,7 @@ def test_variables_of_the_recipes_cannot_be_set(recorded: Path, target: str) -> 
         assert not (recorded / "ran").exists(), name
 
 
-def test_variables_that_are_not_given_pass_nothing(recorded: Path) -> None:
+def test_unset_variables_pass_no_flag(recorded: Path) -> None:
     for target in ("export", "serve", "ask", "bench"):
         assert make(recorded, target).returncode == 0
     for row in calls(recorded):
@@ -349,7 +349,7 @@ def test_extras_are_installed_once_and_added_to_the_same_environment(tmp_path: P
     assert (tmp_path / "log").read_text().count("-m venv") == 1
 
 
-def test_extra_that_is_older_than_the_requirements_is_installed_again(tmp_path: Path) -> None:
+def test_extra_is_reinstalled_when_the_requirements_changed(tmp_path: Path) -> None:
     python = bare(tmp_path)
     assert make(tmp_path, "setup", f"PYTHON={python}").returncode == 0
     os.utime(tmp_path / ".venv" / ".has-cpu", (0, 0))

@@ -51,7 +51,7 @@ def test_row_has_kind_and_labels(name: str) -> None:
     assert missing(_ROWS, name, _DECLARED[name]) == set()
 
 
-def test_check_catches_a_row_without_its_label() -> None:
+def test_check_detects_a_row_without_its_label() -> None:
     name = "swiftrec_call_seconds"
     wrong = {name: _ROWS[name].replace("`method`, ", "")}
     assert missing(wrong, name, _DECLARED[name]) == {"method"}
@@ -77,10 +77,10 @@ def _is_prefix(name: str) -> bool:
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
-def test_pages_name_only_metrics_that_there_are(page: Path) -> None:
+def test_pages_name_only_existing_metrics(page: Path) -> None:
     assert unknown_metrics(page.read_text()) == set()
 
 
-def test_check_catches_a_metric_that_there_is_not() -> None:
+def test_check_detects_a_metric_that_does_not_exist() -> None:
     page = "`swiftrec_jobs_lost_total`, rate(swiftrec_call_seconds_count[5m]), nv_cache_*, nv_caches_*"
     assert unknown_metrics(page) == {"swiftrec_jobs_lost_total", "nv_caches_*"}

@@ -146,7 +146,7 @@ def test_link_of_the_package_is_relative(name: str) -> None:
     assert os.readlink(ROOT / "swiftrec" / name) == f"../{name}"  # noqa: PTH115 (as it is written)
 
 
-def test_environment_gets_one_importable_name(installation: Installation, tmp_path: Path) -> None:
+def test_wheel_installs_one_importable_package(installation: Installation, tmp_path: Path) -> None:
     names = {path.name for path in installation.site_packages.iterdir()}
     assert {name for name in names if ".dist-info" not in name} == {"swiftrec", "dependencies.pth"}
     for module in (*_LINKS, "examples", "tests"):

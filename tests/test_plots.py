@@ -21,7 +21,7 @@ EACH = {
 
 
 @pytest.mark.parametrize("svg", EACH.values(), ids=EACH.keys())
-def test_a_chart_is_a_whole_svg_without_script_and_external_parts(svg: str) -> None:
+def test_chart_is_a_complete_svg_without_script_and_external_parts(svg: str) -> None:
     root = ElementTree.fromstring(svg)  # noqa: S314 (our own text)
     assert root.tag == f"{SVG}svg"
     assert "<script" not in svg
@@ -31,7 +31,7 @@ def test_a_chart_is_a_whole_svg_without_script_and_external_parts(svg: str) -> N
 
 
 @pytest.mark.parametrize("svg", EACH.values(), ids=EACH.keys())
-def test_a_chart_can_be_read_at_420_px_and_in_both_themes(svg: str) -> None:
+def test_chart_is_legible_at_420_px_and_in_both_themes(svg: str) -> None:
     root = ElementTree.fromstring(svg)  # noqa: S314 (our own text)
     width = float(root.get("viewBox", "").split()[2])
     size = float(re.search(r"font:(\d+)px", svg)[1])  # type: ignore[index] # not found: fails here
@@ -51,13 +51,13 @@ def test_all_marks_are_within_the_chart(svg: str) -> None:
             assert top <= float(mark.get(name, top)) <= top + height, ElementTree.tostring(mark)
 
 
-def test_names_are_escaped_and_only_several_lines_have_a_legend() -> None:
+def test_names_are_escaped_and_a_legend_is_drawn_for_several_lines() -> None:
     assert "a &lt; b &amp; c" in EACH["lines"]
     assert ">teacher</text>" in EACH["lines"]
     assert ">teacher</text>" not in lines([CURVE], "epoch", "loss")
 
 
-def test_without_anything_to_draw_there_is_no_chart() -> None:
+def test_no_chart_is_drawn_without_data() -> None:
     assert lines([], "x", "y") == ""
     assert lines([Line("nothing", [])], "x", "y") == ""
     assert lines([Line("not finite", [(1.0, math.nan)])], "x", "y") == ""

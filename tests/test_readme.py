@@ -78,7 +78,7 @@ def test_make_ask_prints_a_table_like_the_one_in_readme(port: int) -> None:
     assert shape(text) == shape(printed)
 
 
-def test_shape_of_another_table_differs() -> None:
+def test_shape_differs_for_another_table() -> None:
     """Negative control."""
     assert shape("┏━┓\n┃ title ┃\n┡━┩\nencode 1 ms\nb") != shape("┏━┓\n┃ item ┃\n┡━┩\nencode 2 ms\nb")
 
@@ -95,7 +95,7 @@ def test_buf_curl_block_ranks(port: int) -> None:
     assert '"title"' in shell(block("buf curl").replace("localhost:8001", f"localhost:{port}"))
 
 
-def test_readmes_test_command_is_cis() -> None:
+def test_test_command_of_readme_is_the_one_of_ci() -> None:
     assert block("make test") == "make test"
     assert "make check test" in (ROOT / ".ci" / "run").read_text()
 

@@ -37,7 +37,7 @@ def test_old_switch_can_be_turned_off(capsys: pytest.CaptureFixture[str]) -> Non
     assert "--no-old-switch is now --no-is-fast" in capsys.readouterr().err
 
 
-def test_new_flag_warns_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_new_flag_gives_no_warning(capsys: pytest.CaptureFixture[str]) -> None:
     assert read_settings(Tools, ["--max-size", "3", "--no-is-fast", "--name=--old-size"]).name == "--old-size"
     assert capsys.readouterr().err == ""
 
@@ -52,7 +52,7 @@ def test_old_variable_sets_the_new_field_and_warns(
     )
 
 
-def test_flag_and_new_variable_win_over_the_old_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flag_and_new_variable_override_the_old_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOOLS_OLD_SIZE", "3")
     assert read_settings(Tools, ["--max-size", "4"]).max_size == 4
     assert read_settings(Tools, ["--old-size", "5"]).max_size == 5
@@ -60,12 +60,12 @@ def test_flag_and_new_variable_win_over_the_old_variable(monkeypatch: pytest.Mon
     assert read_settings(Tools, []).max_size == 6
 
 
-def test_wrong_value_of_an_old_name_is_refused_under_the_new_one() -> None:
+def test_invalid_value_of_an_old_name_is_refused_under_the_new_one() -> None:
     with pytest.raises(ConfigError, match="--max-size: "):
         read_settings(Tools, ["--old-size", "three"])
 
 
 @pytest.mark.parametrize("flags", [["--oldest-size", "3"], ["--oldest-size=3"], ["stray"]])
-def test_unknown_argument_is_refused_with_what_lists_the_flags(flags: list[str]) -> None:
+def test_unknown_argument_is_refused_with_the_command_that_lists_flags(flags: list[str]) -> None:
     with pytest.raises(ConfigError, match=f"^unknown argument {flags[0]}: tools --help lists the flags$"):
         read_settings(Tools, flags)

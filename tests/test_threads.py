@@ -15,7 +15,7 @@ from swiftrec.server.tuning.cores import usable_cores
 _FACTOR = 1.4  # the default way of waiting takes 2 to 7 times the CPU time
 
 
-def test_waiting_for_a_thread_that_lost_its_core_costs_no_cpu_time(tmp_path: Path) -> None:
+def test_waiting_for_a_preempted_thread_uses_no_cpu_time(tmp_path: Path) -> None:
     """CPU seconds, which a busy machine hardly changes; OpenMP's default way of waiting is the control."""
     settings = ContentionSettings(data=tmp_path, steps=8)
     alone = spend(settings, WAITING[0], WORK[1]).cpu
@@ -26,14 +26,14 @@ def test_waiting_for_a_thread_that_lost_its_core_costs_no_cpu_time(tmp_path: Pat
         assert control > _FACTOR * chosen
 
 
-def test_what_the_user_has_set_stays() -> None:
+def test_variables_set_by_the_user_are_kept() -> None:
     own = {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "ACTIVE"}
     environment = dict(own)
     choose_threads(environment)
     assert environment == own
 
 
-def test_threads_cannot_be_settled_after_torch_was_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_cannot_be_configured_after_torch_was_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", sys)
     with pytest.raises(RuntimeError, match="before torch"):
         prepare_threads()
@@ -58,7 +58,7 @@ def test_threads_cannot_be_settled_after_torch_was_imported(monkeypatch: pytest.
         ({}, "", 64),
     ],
 )
-def test_a_containers_quota_counts_as_cores(
+def test_quota_of_a_container_limits_the_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], groups: str, cores: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(64)))
@@ -69,7 +69,7 @@ def test_a_containers_quota_counts_as_cores(
     assert usable_cores(tmp_path, tmp_path / "own") == cores
 
 
-def test_affinity_counts_where_it_is_less_than_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_affinity_limits_the_cores_when_below_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {3})
     (tmp_path / "cpu.max").write_text("800000 100000")
     (tmp_path / "own").write_text("0::/\n")

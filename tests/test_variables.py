@@ -46,7 +46,7 @@ def test_variables_of_a_kubernetes_service_set_nothing_and_are_not_reported(
 
 
 @pytest.mark.parametrize(("name", "value"), [("SWIFTREC_PORT", "tcp"), ("SWIFTREC_HOST", "tcp://10.0.0.11:8001")])
-def test_wrong_value_that_kubernetes_does_not_set_is_rejected(
+def test_invalid_value_that_kubernetes_does_not_set_is_rejected(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -78,7 +78,7 @@ def test_misspelt_variable_is_reported_with_the_most_similar_one(
     )
 
 
-def test_variable_similar_to_none_points_to_the_help(
+def test_unknown_variable_without_a_similar_one_points_to_the_help(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SWIFTREC_QQQQQQQQ", "1")
@@ -155,7 +155,7 @@ def test_empty_variable_counts_as_not_set(
     assert capsys.readouterr().err == ""
 
 
-def test_empty_variable_that_is_no_setting_is_not_reported(
+def test_empty_variable_other_than_a_setting_is_not_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SWIFTREC_PROT", "")

@@ -13,26 +13,26 @@ def test_no_old_word_is_left(folder: str) -> None:
 
 
 @pytest.mark.parametrize("word", sorted({*TERMS, *CLASSES}))
-def test_an_old_word_is_found(word: str) -> None:
+def test_old_word_is_detected(word: str) -> None:
     source = f"class {word}: ...\n" if word in CLASSES else f"# The {word}.\n"
     assert {use.word for use in uses("a.py", source)} == {word}
 
 
 @pytest.mark.parametrize("name", sorted(LOCALS))
-def test_a_local_that_says_nothing_is_found(name: str) -> None:
+def test_vague_local_name_is_detected(name: str) -> None:
     source = f"def read({name}: int) -> int:\n    return {name}\n"
     assert name in {use.word for use in uses("a.py", source)}
 
 
-def test_longer_words_are_not_taken_for_old_ones() -> None:
+def test_longer_words_are_not_matched() -> None:
     assert list(uses("a.py", "# The marshalling of trunked data, a stubborn outline.\nlone = 1\n")) == []
 
 
-def test_a_class_name_is_a_common_word_in_prose() -> None:
+def test_class_name_is_allowed_in_prose() -> None:
     assert list(uses("a.py", '"""Takes a request; "404 Not Found" if there is none."""\n')) == []
 
 
-def test_a_name_that_bundles_contain_stays_in_its_files() -> None:
+def test_name_used_in_bundles_is_allowed_in_its_files() -> None:
     source = 'NAMES = ("newcomer",)\n'
     assert list(uses("server/parts.py", source)) == []
     assert [use.word for use in uses("server/app.py", source)] == ["newcomer"]

@@ -59,7 +59,7 @@ def logits(model: Any, folder: Path, texts: list[str]) -> torch.Tensor:  # noqa:
     return scores
 
 
-def test_classifier_as_teacher_ranks_by_its_logits(tmp_path: Path) -> None:
+def test_adopted_classifier_ranks_by_its_logits(tmp_path: Path) -> None:
     labels = {row: f"i{len(WORDS) - row}" for row in range(len(WORDS) + 1)}  # one label is no item
     model = save_model("distilbert", tmp_path / "original", "ForSequenceClassification", id2label=labels)
     teacher, vectors, texts, target = adopted(tmp_path)
@@ -72,7 +72,7 @@ def test_classifier_as_teacher_ranks_by_its_logits(tmp_path: Path) -> None:
     assert load_sentences(target, len(_ITEMS)).shape == (len(_ITEMS), 0)
 
 
-def test_own_teacher_keeps_its_projection_and_ranker(tmp_path: Path) -> None:
+def test_exported_teacher_keeps_its_projection_and_ranker_when_adopted(tmp_path: Path) -> None:
     save_model("bert", tmp_path / "original" / "checkpoint")
     own = Teacher(HIDDEN, 8, 3, 17, ranker="gru", dropout=0.0)
     save_teacher(own, tmp_path / "original")
@@ -83,7 +83,7 @@ def test_own_teacher_keeps_its_projection_and_ranker(tmp_path: Path) -> None:
         assert torch.equal(weight, teacher.ranker.state_dict()[name])
 
 
-def test_own_teacher_of_shorter_histories_is_refused(tmp_path: Path) -> None:
+def test_exported_teacher_is_refused_when_its_histories_are_shorter(tmp_path: Path) -> None:
     save_model("bert", tmp_path / "original" / "checkpoint")
     save_teacher(Teacher(HIDDEN, 8, 3, 17), tmp_path / "original")
     with pytest.raises(CheckpointError, match="reads 16 events, 64 are needed: use the preset"):
@@ -151,14 +151,14 @@ def test_reference_has_the_vectors_of_the_checkpoints_library(tmp_path: Path, ki
     assert np.allclose(np.linalg.norm(reference.vectors, axis=1), 1, atol=1e-5)
 
 
-def test_large_catalogue_is_compared_in_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_large_catalogue_is_compared_on_a_sample(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(reference_module, "_MAX_ITEMS", 5)
     save_sentence_transformer("bert", tmp_path / "original")
     original = load_in_library(tmp_path / "original", "bi-encoder", 128)
     assert Reference.make(original, ["red"], _ITEMS).items.tolist() == [0, 3, 6, 9]
 
 
-def test_unseen_texts_are_not_in_training() -> None:
+def test_texts_of_the_reference_are_not_in_training() -> None:
     dataset = Dataset(_ITEMS, [], ["lamp"], [], "made up", "none")
     few, many = write_texts(dataset, 0, ["a", "b"]), write_texts(dataset, 0, [f"text {n}" for n in range(1_000)])
     for texts in (few, many):

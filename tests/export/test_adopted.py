@@ -52,7 +52,7 @@ def logits(model: Any, folder: Path, text: str) -> torch.Tensor:  # noqa: ANN401
     return scores
 
 
-def test_classifier_without_interactions_becomes_a_bundle_that_answers_as_its_logits(tmp_path: Path) -> None:
+def test_bundle_of_a_classifier_without_interactions_ranks_by_its_logits(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     labels = {row: f"i{_ITEMS - 1 - row}" for row in range(_ITEMS)}  # another order than the items'
     model = save_model("distilbert", tmp_path / "checkpoint", "ForSequenceClassification", id2label=labels)

@@ -61,7 +61,7 @@ ANSWERS = {
 BASELINES = ["popularity", "transitions", ORACLE, FROZEN, "text match"]
 
 
-def test_each_task_is_compared_with_its_best_yardstick_over_the_same_cases() -> None:
+def test_each_task_is_compared_with_its_best_baseline_on_the_same_cases() -> None:
     result = {element.task: element for element in compare_tasks("own", ANSWERS, BASELINES, 1)}
     assert {task: element.baseline for task, element in result.items()} == {
         "ids": "transitions",
@@ -89,7 +89,7 @@ def levelled(cold: RankedCases) -> Adjusted:
     return Adjusted(0.0, 0.1, hits(0.3), cold)
 
 
-def test_cold_is_compared_at_the_same_share_of_new_items() -> None:
+def test_cold_task_is_compared_at_an_equal_share_of_new_items() -> None:
     """As ranked both find a tenth; at the same share the other finds half."""
     same = {FROZEN: levelled(hits(0.5)), "own": levelled(hits(0.1))}
     (element,) = [element for element in compare_tasks("own", ANSWERS, BASELINES, 1, same) if element.task == "cold"]
@@ -100,7 +100,7 @@ def test_cold_is_compared_at_the_same_share_of_new_items() -> None:
     )
 
 
-def test_group_below_popularity_is_said_only_beyond_its_interval() -> None:
+def test_group_below_popularity_is_reported_only_when_significant() -> None:
     """Of the first half of the cases everything is found by the other, of the second half about as much."""
     half = np.arange(_CASES) < _CASES // 2
     own, other = (RankedCases(np.where(half, first, hits(0.4, shift).ranks), np.zeros((_CASES, 10), np.int64))
@@ -132,7 +132,7 @@ def made(*flags: str, answers: dict[str, dict[str, RankedCases]] | None = None) 
     return job_, Evaluation(cast(EvaluationContext, ground), dict(answers or ANSWERS)), console
 
 
-def test_lost_task_stops_the_export_with_the_table_only_when_it_is_requested() -> None:
+def test_task_below_its_baseline_stops_the_export_only_when_requested() -> None:
     compared = compare_tasks("own", ANSWERS, BASELINES, 1)
     element, evaluation, console = made()
     require_baselines(element, evaluation, compared)
@@ -144,7 +144,7 @@ def test_lost_task_stops_the_export_with_the_table_only_when_it_is_requested() -
     require_baselines(element, evaluation, [two for two in compared if not two.loses])  # control
 
 
-def test_teacher_that_loses_on_ids_is_known_before_students_are_trained() -> None:
+def test_teacher_below_a_baseline_on_ids_is_reported_before_distillation() -> None:
     answers = {name: ANSWERS[name] for name in (*BASELINES, TEACHER)}
     element, evaluation, _ = made("--require-baselines", answers=answers)
     with pytest.raises(GateError, match="ids: teacher loses to transitions"):
@@ -153,7 +153,7 @@ def test_teacher_that_loses_on_ids_is_known_before_students_are_trained() -> Non
     require_teacher(*made("--require-baselines", answers=good)[:2])
 
 
-def test_group_in_which_the_teacher_loses_to_popularity_is_known_early_too() -> None:
+def test_group_below_popularity_is_reported_before_distillation() -> None:
     """Over all users it is above, within the first half of them nothing is found."""
     half = np.arange(_CASES) < _CASES // 2
     teacher = {"ids": RankedCases(np.where(half, 50, 0), np.zeros((_CASES, 10), np.int64))}
@@ -175,7 +175,7 @@ def cold_evaluation(teacher: RankedCases, *flags: str) -> tuple[Job, Evaluation,
     return element, evaluation, console
 
 
-def test_teacher_below_the_frozen_encoder_on_cold_is_refused_with_both_tables() -> None:
+def test_teacher_is_refused_when_below_the_frozen_encoder_on_cold() -> None:
     element, evaluation, console = cold_evaluation(hits(0.1))
     with pytest.raises(
         GateError,
@@ -193,12 +193,12 @@ def test_teacher_below_the_frozen_encoder_on_cold_is_refused_with_both_tables() 
 
 
 @pytest.mark.parametrize("teacher", [hits(0.2), hits(0.19, 50), hits(0.5)], ids=["equal", "by chance", "above"])
-def test_teacher_not_below_the_frozen_encoder_beyond_the_interval_passes(teacher: RankedCases) -> None:
+def test_teacher_passes_when_not_significantly_below_the_frozen_encoder(teacher: RankedCases) -> None:
     element, evaluation, _ = cold_evaluation(teacher)
     require_cold(element, evaluation, TEACHER)
 
 
-def test_default_that_loses_on_cold_is_refused_though_the_teacher_does_not() -> None:
+def test_default_variant_is_refused_when_only_it_is_below_on_cold() -> None:
     """An encoder or other parts of what is served may give other results than the teacher's."""
     element, evaluation, _ = cold_evaluation(hits(0.2))
     evaluation.adjusted["own"] = levelled(hits(0.05))
@@ -207,7 +207,7 @@ def test_default_that_loses_on_cold_is_refused_though_the_teacher_does_not() -> 
         require_cold(element, evaluation, "own")
 
 
-def test_unmeasurable_gate_on_cold_passes() -> None:
+def test_cold_gate_passes_when_it_cannot_be_measured() -> None:
     element, evaluation, _ = cold_evaluation(hits(0.0))
     assert compare_cold(TEACHER, evaluation) is not None  # control
     cast(SimpleNamespace, evaluation.context.tasks).cold = SimpleNamespace(targets=np.zeros(MIN_COLD_CASES - 1))
@@ -217,7 +217,7 @@ def test_unmeasurable_gate_on_cold_passes() -> None:
     require_cold(element, evaluation, TEACHER)
 
 
-def test_early_check_loads_nothing_if_no_gate_applies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_early_check_loads_nothing_when_no_gate_applies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[Job] = []
     monkeypatch.setattr(baseline_gate, "load_context", loaded.append)
     check_teacher(job(tmp_path))  # too few cold cases
@@ -263,7 +263,7 @@ def ground_of(teacher: EvaluatedRecommender, frozen: EvaluatedRecommender) -> Ev
     )
 
 
-def test_untrained_encoder_that_finds_new_items_better_stops_distillation_before_it_begins(
+def test_distillation_does_not_start_when_the_untrained_encoder_is_better_on_cold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("stages.baseline_gate", "evaluate.comparisons"):

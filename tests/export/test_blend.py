@@ -70,33 +70,33 @@ def planted(weights: NDArray[np.float64], requests: int = 4_000, choices: int = 
     return result
 
 
-def test_weights_that_made_the_choices_are_found() -> None:
+def test_fit_recovers_the_weights_that_generated_the_choices() -> None:
     target = np.array([1.0, 0.5, 0.0, 0.3, 0.8, 0.2, 0.1, -0.6])
     result = fit_weights(planted(target))
     values = np.array([getattr(result, name) for name in SIGNALS])
     np.testing.assert_allclose(values, target, atol=0.08)
 
 
-def test_weights_are_not_negative_except_that_of_cold_items() -> None:
+def test_only_the_weight_of_cold_items_may_be_negative() -> None:
     result = fit_weights(planted(np.array([1.0, 0, 0, 0, -0.8, 0, 0, -0.8])))
     assert result.neighbours == 0
     assert result.newcomer < -0.5
 
 
-def test_each_part_that_counts_makes_the_choices_likelier() -> None:
+def test_each_useful_part_raises_the_likelihood() -> None:
     choices = planted(np.array([1.0, 0.5, 0.4, 0.3, 0.8, 0.4, 0.4, -0.6]), requests=1_000)
     weights = fit_weights(choices)
     assert all(likelihood(choices, weights) > likelihood(choices, weights.without([part])) for part in PARTS)
 
 
-def test_weights_of_a_small_group_stay_near_those_of_all() -> None:
+def test_weights_of_a_small_group_stay_near_the_starting_weights() -> None:
     start = Weights(ranker=1.0, words=0.5)
     few, many = (fit_weights(planted(np.array([0.2, 0, 0, 0, 0, 0, 0, 0]), n), start) for n in (5, 4_000))
     assert abs(few.ranker - 1) < 0.3
     assert abs(many.ranker - 0.2) < 0.1
 
 
-def test_sampled_choice_represents_many_items() -> None:
+def test_sampled_item_has_the_weight_of_the_items_it_represents() -> None:
     """Half of the others drawn, each for two, give the weights of all."""
     every = planted(np.array([1.0, 0, 0, 0, 0.5, 0, 0, 0]), choices=21)
     halves = [Choices(c.signals[:11], np.r_[0, np.full(10, np.log(2))].astype(np.float32)) for c in every]
@@ -123,7 +123,7 @@ def few_requests(count: int, seed: int, items: int = 300) -> list[Choices]:
 
 
 @pytest.mark.parametrize("count", [3, 6, 12])
-def test_random_ranker_gets_little_weight_from_few_requests(count: int) -> None:
+def test_random_ranker_gets_a_small_weight_when_requests_are_few(count: int) -> None:
     """What is found stays near what the text match alone finds, however the few requests came out."""
     test = few_requests(400, 99)
     text = _Lists.of(test, Weights(ranker=0.0, events=1.0)).ndcg(0.0).mean()
@@ -131,7 +131,7 @@ def test_random_ranker_gets_little_weight_from_few_requests(count: int) -> None:
     assert min(result) > 0.84 * text
 
 
-def test_optimiser_that_stops_early_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_optimiser_is_restarted_when_it_stops_early(monkeypatch: pytest.MonkeyPatch) -> None:
     choices = planted(np.array([4.0, 2.0, 1.6, 1.2, 3.0, 1.6, 1.6, -2.4]), requests=200)
     whole = fit_weights(choices)
     monkeypatch.setattr(fit, "minimize", partial(minimize, options={"maxiter": 2}))
@@ -140,14 +140,14 @@ def test_optimiser_that_stops_early_is_restarted(monkeypatch: pytest.MonkeyPatch
         assert getattr(in_parts, name) == pytest.approx(getattr(whole, name), abs=0.1)
 
 
-def test_weights_that_the_optimiser_did_not_find_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fit_is_refused_when_the_optimiser_does_not_converge(monkeypatch: pytest.MonkeyPatch) -> None:
     choices = planted(np.array([1.0, 0.5, 0.4, 0.3, 0.8, 0.4, 0.4, -0.6]), requests=200)
     monkeypatch.setattr(fit, "minimize", partial(minimize, options={"maxiter": 0}))
     with pytest.raises(ExportError, match="blend: the optimiser did not find weights of the score"):
         fit_weights(choices)
 
 
-def test_without_choices_the_ranker_alone_counts() -> None:
+def test_only_the_ranker_has_a_weight_without_choices() -> None:
     assert fit_weights([]) == Weights()
 
 
@@ -155,7 +155,7 @@ def test_without_choices_the_ranker_alone_counts() -> None:
     ("events", "query", "ranker"),
     [(1, "none", 1), (4, "none", 1), (5, "none", 5), (99, "none", 5), (0, "title", 9), (3, "title", 9)],
 )
-def test_weights_go_by_the_kind_of_request_and_its_events(events: int, query: Query, ranker: float) -> None:
+def test_weights_depend_on_the_kind_of_request_and_its_events(events: int, query: Query, ranker: float) -> None:
     rows = [BlendRow("none", 1, Weights(1)), BlendRow("none", 5, Weights(5)), BlendRow("title", 0, Weights(9))]
     blend = Blend.read([asdict(row) for row in rows])
     assert blend.weights(events, query).ranker == ranker
@@ -196,7 +196,7 @@ def test_one_product_and_the_boosts_are_the_sum_of_all_signals(history: list[int
     np.testing.assert_allclose(choices.signals @ values + is_new[order], result[order], rtol=1e-4, atol=1e-3)
 
 
-def test_items_treated_as_cold_have_neither_memory_nor_popularity_and_the_vectors_of_cold_items() -> None:
+def test_items_treated_as_cold_have_cold_vectors_and_neither_memory_nor_popularity() -> None:
     folds = np.arange(_ITEMS) % 2
     no_texts = np.empty((_ITEMS, 0), np.float32)  # by which they would inherit a memory
     items = BlendItems(_VECTORS, np.ones_like(_VECTORS), folds, no_texts, (_POPULARITY + 1).astype(float))
@@ -239,7 +239,7 @@ def test_fitting_uses_little_memory_besides_the_choices() -> None:
     assert peak_of(lambda: fit_weights(choices)) < 110 * rows  # of which the choices one after the other are 36
 
 
-def test_items_that_are_always_new_and_items_seen_are_no_choices() -> None:
+def test_choices_exclude_items_that_are_always_new_and_items_seen() -> None:
     folds = np.where(np.arange(_ITEMS) < 5, -1, 0)
     items = BlendItems(_VECTORS, _VECTORS, folds, _SENTENCES, _POPULARITY.astype(float))
     signals, users = SignalBuilder(items, scoring(), 2, 0), np.ones((1, _RANKER), np.float32)
@@ -274,7 +274,7 @@ def test_requests_have_the_events_and_queries_of_their_group() -> None:
         assert request.target != 4
 
 
-def test_queries_are_none_that_training_reads() -> None:
+def test_queries_differ_from_those_of_training() -> None:
     items = [Item(str(n), f"The Title {n} (1999)", f"text {n}", {"genre": [f"kind{n % 4}", "all"]}) for n in range(12)]
     read = [[item.title for item in items], [f"title {n}" for n in range(12)]]
     known_of = QueryWriter(items, ["film"], 7).write([*range(12)] * 20, Texts(read, []))
@@ -290,7 +290,7 @@ def test_query_of_an_item_without_attributes_is_its_title() -> None:
 
 
 @pytest.mark.parametrize(("ranker", "below"), [(1.0, 3.0), (50.0, 0.0)])
-def test_new_items_are_boosted_until_known_ones_lose(ranker: float, below: float) -> None:
+def test_boost_of_new_items_stops_before_known_items_lose_quality(ranker: float, below: float) -> None:
     random = np.random.default_rng(5)
 
     def choices_of(*, wants_new: bool) -> Choices:
@@ -314,7 +314,7 @@ def test_new_items_are_boosted_until_known_ones_lose(ranker: float, below: float
     assert boost_cold_items(choices[1:10], Weights()) == Weights()  # control: no target is a cold item
 
 
-def test_new_items_get_their_share_of_the_lists_if_known_ones_lose_nothing() -> None:
+def test_new_items_reach_their_share_of_the_lists_when_known_items_lose_nothing() -> None:
     """Warm targets are far ahead of all others, so raising cold items cannot lower them."""
     random = np.random.default_rng(5)
 
@@ -334,7 +334,7 @@ def test_new_items_get_their_share_of_the_lists_if_known_ones_lose_nothing() -> 
     assert lists.ndcg(raised.newcomer + 1)[~lists.has_cold_target].min() == 1
 
 
-def test_new_items_are_not_boosted_if_no_known_item_is_found() -> None:
+def test_new_items_are_not_boosted_when_no_known_item_is_found() -> None:
     def choices_of(boost: float) -> Choices:
         signals = np.zeros((40, len(SIGNALS)), np.float32)
         signals[1:, 0] = 5  # the target is ranked last
@@ -344,7 +344,7 @@ def test_new_items_are_not_boosted_if_no_known_item_is_found() -> None:
     assert boost_cold_items([choices_of(0.0), choices_of(1.0)], Weights()) == Weights()
 
 
-def test_kind_of_query_without_fitted_weights_has_those_of_the_other() -> None:
+def test_kind_of_query_without_fitted_weights_uses_those_of_the_other() -> None:
     blend = Blend([BlendRow("none", 1, Weights(1)), BlendRow("description", 0, Weights(7))])
     assert blend.weights(3, "title").ranker == 7
     assert blend.weights(0, "none") == Weights()

@@ -128,7 +128,7 @@ def damaged(folder: Path, file: str, change: dict[str, object]) -> None:
         ({"embedding_size": 16}, "embedding_size differs from hidden_size"),
     ],
 )
-def test_checkpoint_that_is_no_bert_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_checkpoint_other_than_bert_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
     save_model("bert", tmp_path / "original")
     damaged(tmp_path / "original", "config.json", change)
     with pytest.raises(CheckpointError, match=message):
@@ -265,7 +265,7 @@ def test_field_of_a_dense_layer_is_used_or_refused(
 
 
 @pytest.mark.parametrize("kind", ["own.Pooling", "sentence_transformers.models.LSTM", "../Pooling"])
-def test_module_of_another_kind_or_place_is_refused(plain: Path, tmp_path: Path, kind: str) -> None:
+def test_module_of_unsupported_type_or_position_is_refused(plain: Path, tmp_path: Path, kind: str) -> None:
     folder = Path(shutil.copytree(plain, tmp_path / "given"))
     modules = json.loads((folder / "modules.json").read_text())
     modules[1] |= {"path": kind} if kind.startswith("..") else {"type": kind}

@@ -46,7 +46,7 @@ _FILES = ["config.json", "modules.json", "1_Pooling/config.json", "2_Dense/confi
 
 @pytest.mark.parametrize("file", [*_FILES, "config_sentence_transformers.json"])
 @pytest.mark.parametrize("content", ["", "[1]", "null", '"x"', "{", '{"a": 1, "a": 2}', '[{"type": 3}]'])
-def test_file_of_a_bi_encoder_that_is_damaged_is_named(tmp_path: Path, file: str, content: str) -> None:
+def test_damaged_file_of_a_bi_encoder_is_named(tmp_path: Path, file: str, content: str) -> None:
     folder = save("bi-encoder", tmp_path / "given")
     (folder / file).write_text(content)
     said = refused(folder)
@@ -69,9 +69,7 @@ def test_file_of_a_bi_encoder_that_is_damaged_is_named(tmp_path: Path, file: str
         ("bert", "config.json", "id2label", ["a"], "id2label is ['a'], needs to be an object"),
     ],
 )
-def test_field_that_is_damaged_is_named(
-    tmp_path: Path, kind: str, file: str, field: str, value: object, message: str
-) -> None:
+def test_damaged_field_is_named(tmp_path: Path, kind: str, file: str, field: str, value: object, message: str) -> None:
     folder = save(kind, tmp_path / "given")
     content = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps(content | {field: value}))
@@ -105,7 +103,7 @@ def test_labels_that_do_not_name_each_row_are_refused(tmp_path: Path, labels: di
     assert "give each row its item_id there, or use --adopt never" in said
 
 
-def test_labels_belong_to_the_rows_that_their_keys_name(tmp_path: Path) -> None:
+def test_labels_are_assigned_by_their_keys(tmp_path: Path) -> None:
     folder = save("bert", tmp_path / "given")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"id2label": {"3": "d", "1": 17, "0": "a", "2": "c"}}))
@@ -156,7 +154,7 @@ def not_finite(path: Path, name: str, value: float) -> None:
         ("bi-encoder", "2_Dense/model.safetensors", "linear.weight"),
     ],
 )
-def test_number_that_is_not_finite_is_refused_when_it_is_read(
+def test_weights_that_are_not_finite_are_refused_on_reading(
     tmp_path: Path, kind: str, file: str, name: str, value: float
 ) -> None:
     folder = save(kind, tmp_path / "given")
@@ -174,7 +172,7 @@ def test_head_of_an_earlier_export_that_is_not_finite_is_refused(tmp_path: Path)
 
 @pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.float8_e4m3fn])
 @pytest.mark.parametrize("folder", ["bert", "bi-encoder"])
-def test_quantised_weights_are_refused_when_they_are_read(tmp_path: Path, kind: torch.dtype, folder: str) -> None:
+def test_quantised_weights_are_refused_on_reading(tmp_path: Path, kind: torch.dtype, folder: str) -> None:
     given = save(folder, tmp_path / "given")
     file, name = {
         "bert": (given / "model.safetensors", "bert.encoder.layer.0.output.dense.weight"),
@@ -203,9 +201,7 @@ def test_adapter_without_its_model_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", '{"model": {"type": "WordPiece"}}'])
-def test_tokenizer_of_an_earlier_export_that_is_missing_or_damaged_is_named(
-    tmp_path: Path, content: str | None
-) -> None:
+def test_missing_or_damaged_tokenizer_of_an_earlier_export_is_named(tmp_path: Path, content: str | None) -> None:
     folder = tmp_path / "given"
     save_model("bert", folder / "checkpoint")
     save_teacher(Teacher(HIDDEN, 8, 3, 17), folder)
@@ -257,7 +253,7 @@ def sharded(family: str, folder: Path, task: str = "Model", **config: Any) -> Pa
 
 
 @pytest.mark.parametrize("kind", ["encoder", "classifier", "bi-encoder"])
-def test_weights_in_several_files_are_those_in_one(tmp_path: Path, kind: str) -> None:
+def test_sharded_weights_equal_those_in_one_file(tmp_path: Path, kind: str) -> None:
     task, config = (
         ("ForSequenceClassification", {"id2label": {0: "a", 1: "b"}}) if kind == "classifier" else ("Model", {})
     )
@@ -274,7 +270,7 @@ def test_weights_in_several_files_are_those_in_one(tmp_path: Path, kind: str) ->
         assert all(torch.equal(single[name], split[name]) for name in single)
 
 
-def test_file_of_several_that_is_missing_damaged_or_elsewhere_is_named(tmp_path: Path) -> None:
+def test_missing_damaged_or_outside_shard_is_named(tmp_path: Path) -> None:
     folder = sharded("bert", tmp_path / "given")
     index, first = folder / "model.safetensors.index.json", next(iter(sorted(folder.glob("model-*"))))
     content = first.read_bytes()
@@ -296,7 +292,7 @@ def test_file_of_several_that_is_missing_damaged_or_elsewhere_is_named(tmp_path:
 _LABELS = ["AC  DC", "a\u00a0b", " c ", "1.0", "1", "x|y,z"]
 
 
-def test_labels_are_the_ids_of_items_byte_for_byte(tmp_path: Path) -> None:
+def test_labels_match_item_ids_byte_for_byte(tmp_path: Path) -> None:
     save_model("bert", tmp_path / "bert", "ForSequenceClassification", id2label=dict(enumerate(_LABELS)))
     head = read_head(tmp_path / "bert", "classifier")
     assert head is not None
@@ -315,7 +311,7 @@ def test_labels_are_the_ids_of_items_byte_for_byte(tmp_path: Path) -> None:
         ("x" * 513, "which has 513 bytes as UTF-8, at most 512 are allowed"),
     ],
 )
-def test_label_that_is_no_id_is_refused_by_name(tmp_path: Path, label: str, fault: str) -> None:
+def test_label_that_is_not_an_id_is_named(tmp_path: Path, label: str, fault: str) -> None:
     save_model("bert", tmp_path / "bert", "ForSequenceClassification", id2label={0: "a", 1: label, 2: "c"})
     with pytest.raises(CheckpointError, match=fault):
         read_head(tmp_path / "bert", "classifier")
@@ -325,7 +321,7 @@ def test_label_that_is_no_id_is_refused_by_name(tmp_path: Path, label: str, faul
     ("item", "hint"),
     [("1", ", but '1.0' is: the ids were converted"), ("b", ", but ' b' is: blanks around an id"), ("c", "")],
 )
-def test_item_whose_label_has_another_spelling_gets_a_hint(item: str, hint: str) -> None:
+def test_hint_is_given_when_a_label_has_another_spelling(item: str, hint: str) -> None:
     issues = Issues()
     assert not has_label(item, {"1.0", " b"}, "here", issues)
     assert f"item_id {item!r} is not among the labels in id2label of the checkpoint{hint}" in issues.report()

@@ -185,7 +185,7 @@ def test_contradicting_files_are_refused(
 
 
 @pytest.mark.parametrize("family", ["distilbert", "roberta", "xlm-roberta", "electra"])
-def test_field_that_another_family_reads_is_not_read(tmp_path: Path, family: str) -> None:
+def test_field_of_another_family_is_ignored(tmp_path: Path, family: str) -> None:
     folder = tmp_path / "given"
     save_model(family, folder)
     add_modules(folder, HIDDEN)
@@ -207,7 +207,9 @@ def test_library_truncates_long_texts_if_the_tokenizer_has_no_length(tmp_path: P
     assert torch.allclose(vectors[0], vectors[1], atol=1e-5)
 
 
-def test_unknown_setting_is_found_by_its_vectors(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_setting_is_detected_by_comparing_vectors(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = Path(shutil.copytree(plain, tmp_path / "given"))
     change(folder, SENTENCE, {"do_lower_case": True})
     change(folder, TOKENS, {"do_lower_case": False})
@@ -217,9 +219,7 @@ def test_unknown_setting_is_found_by_its_vectors(plain: Path, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("activation", ACT2FN)
-def test_activation_is_one_that_is_fused_or_refused_when_it_is_read(
-    plain: Path, tmp_path: Path, activation: str
-) -> None:
+def test_activation_that_cannot_be_fused_is_refused_on_reading(plain: Path, tmp_path: Path, activation: str) -> None:
     folder = Path(shutil.copytree(plain, tmp_path / "given"))
     change(folder, CONFIG, {"hidden_act": activation})
     if activation in FUSED_ACTIVATIONS:
@@ -233,7 +233,7 @@ def test_activation_is_one_that_is_fused_or_refused_when_it_is_read(
         written(folder)
 
 
-def test_padding_that_moves_positions_must_be_one_id(tmp_path: Path) -> None:
+def test_padding_id_must_equal_that_of_the_tokenizer_when_positions_depend_on_it(tmp_path: Path) -> None:
     folder = tmp_path / "given"
     save_model("roberta", folder)
     change(folder, CONFIG, {"pad_token_id": 0})
@@ -280,7 +280,7 @@ def test_ids_are_those_of_auto_tokenizer(plain: Path, tmp_path: Path, field: str
     assert ids != [raw.encode(text).ids for text in TEXTS]
 
 
-def test_tokenizer_that_another_file_changes_is_refused_by_the_server(plain: Path) -> None:
+def test_tokenizer_changed_by_another_file_is_refused_by_the_server(plain: Path) -> None:
     with pytest.raises(BundleError, match=r"tokenizer_config\.json: overrides tokenizer\.json"):
         load_tokenizer(plain, 128)
 

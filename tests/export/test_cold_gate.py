@@ -81,7 +81,7 @@ def ranked(on_new: float, knowledge: float = 1.0) -> tuple[Score, Score]:
     return tuple(sliced(scores(cases, knowledge, on_new)) for cases in (NEW_ITEMS.warm, NEW_ITEMS.cold))  # type: ignore[return-value]
 
 
-def test_flooding_and_hiding_change_nothing_at_the_fixed_share() -> None:
+def test_figures_at_the_fixed_share_do_not_change_when_new_items_flood_or_are_hidden() -> None:
     fair = adjust(*ranked(0.0), NEW_ITEMS)
     for on_new in (-100.0, -0.5, 0.5, 100.0):
         other = adjust(*ranked(on_new), NEW_ITEMS)
@@ -91,7 +91,7 @@ def test_flooding_and_hiding_change_nothing_at_the_fixed_share() -> None:
         assert other.ids.ndcg.mean() == pytest.approx(fair.ids.ndcg.mean(), abs=0.005)
 
 
-def test_unadjusted_flooding_looks_better_and_hiding_worse() -> None:
+def test_unadjusted_figures_rise_when_new_items_flood_and_fall_when_hidden() -> None:
     """Control: without the offset the figure on cold says nothing of what is known of new items."""
     cold = {on: rank(ranked(on)[1], NEW_ITEMS.cold, _ITEMS).ndcg.mean() for on in (-100.0, 0.0, 100.0)}
     assert cold[-100.0] == 0
@@ -100,14 +100,14 @@ def test_unadjusted_flooding_looks_better_and_hiding_worse() -> None:
     assert NEW_ITEMS.share_in(flood) == pytest.approx(0.6)  # all six, in each list of ten
 
 
-def test_better_recommender_of_new_items_wins_against_a_flooding_one() -> None:
+def test_better_ranking_of_new_items_beats_flooding() -> None:
     knows, floods = adjust(*ranked(0.0, knowledge=2.0), NEW_ITEMS), adjust(*ranked(100.0, knowledge=0.0), NEW_ITEMS)
     assert figure(knows.cold.ndcg - floods.cold.ndcg, 1).low > 0.1
 
 
 @settings(deadline=None)  # on a busy machine an example takes longer than the library allows
 @given(st.integers(0, 5), st.integers(1, 4))
-def test_no_other_offset_is_nearer_to_the_share(seed: int, step: int) -> None:
+def test_offset_is_the_best_for_the_share(seed: int, step: int) -> None:
     """With ties, too: scores are whole numbers."""
     new_items = made(20, 12, np.array([4, 9, 13]))
     result = np.random.default_rng(seed).integers(0, 3 * step, (12, 20)).astype(np.float32)
@@ -203,7 +203,7 @@ def quality(tiny: StoppedJob, tmp_path_factory: pytest.TempPathFactory) -> Quali
     return Quality.model_validate_json((output / QUALITY_FILE).read_text())
 
 
-def test_every_subject_has_a_pair_and_the_default_has_its_own(quality: Quality) -> None:
+def test_every_recommender_has_cold_figures_and_those_of_the_default_match_its_tasks(quality: Quality) -> None:
     default = quality.default["cpu"].name
     assert quality.cold_share == pytest.approx(1 / 24)
     students = {record.name for record in quality.variants}
@@ -226,7 +226,7 @@ def test_groups_are_compared_with_popularity(quality: Quality) -> None:
     assert result == [(task, group, "popularity") for task in ("ids", "text") for group in groups]
 
 
-def test_default_is_above_every_baseline_or_a_sentence_names_the_task(quality: Quality) -> None:
+def test_warning_names_each_task_when_the_default_is_not_above_the_baseline(quality: Quality) -> None:
     for comparison in (*quality.comparisons, *quality.group_comparisons):
         is_reported = not comparison.is_above if not comparison.group else comparison.loses
         assert (f"{comparison}." in quality.warnings) == is_reported
@@ -235,7 +235,7 @@ def test_default_is_above_every_baseline_or_a_sentence_names_the_task(quality: Q
     assert {*quality.warnings} <= {*remarks(quality)}
 
 
-def test_users_are_grouped_by_their_events_in_every_data_set() -> None:
+def test_users_are_grouped_by_quartiles_of_their_events() -> None:
     assert quarters_of([3, 9, 4, 8, 5, 7, 6, 10]) == [
         *("3 to 4", "9 to 10", "3 to 4", "7 to 8", "5 to 6", "7 to 8", "5 to 6", "9 to 10")
     ]
@@ -243,7 +243,7 @@ def test_users_are_grouped_by_their_events_in_every_data_set() -> None:
     assert quarters_of([]) == []
 
 
-def test_tiny_data_leave_the_gate_unmeasured(quality: Quality) -> None:
+def test_cold_gate_is_not_measured_when_cases_are_few(quality: Quality) -> None:
     teacher = quality.teacher
     assert (teacher.gates, teacher.unmeasured, teacher.exception) == ((), (COLD_GATE,), "")
     cases = quality.cases["cold"]
@@ -263,7 +263,7 @@ def test_frozen_encoder_reuses_the_item_vectors_of_finetune(tiny: StoppedJob) ->
     np.testing.assert_allclose(frozen.items, plain_encode(untouched)(texts), atol=1e-5)
 
 
-def test_catalogue_too_large_for_the_frozen_encoder_has_no_gate_and_says_why(
+def test_cold_gate_is_not_measured_when_the_catalogue_is_too_large_for_the_frozen_encoder(
     tiny: StoppedJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("stages.baseline_gate", "evaluate.comparisons"):
@@ -284,7 +284,7 @@ def test_catalogue_too_large_for_the_frozen_encoder_has_no_gate_and_says_why(
     assert loaded == []
 
 
-def test_teacher_with_enough_cases_has_its_gate(
+def test_cold_gate_of_the_teacher_is_recorded_when_cases_suffice(
     tiny: StoppedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("swiftrec.export.evaluate.comparisons.MIN_COLD_CASES", 1)
@@ -296,7 +296,7 @@ def test_teacher_with_enough_cases_has_its_gate(
     assert as_json(result)["teacher"]["gates"] == (asdict(gate),)
 
 
-def test_refusal_of_every_student_prints_the_whole_table(
+def test_all_results_are_printed_when_every_student_is_refused(
     tiny: StoppedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     console = Console(width=200, record=True, file=io.StringIO())

@@ -76,14 +76,14 @@ def village(unsaid: float = 1.0) -> Village:
     )
 
 
-def test_vectors_of_cold_items_are_near_those_that_interactions_would_give() -> None:
+def test_mapped_vectors_of_cold_items_are_near_their_trained_ones() -> None:
     made = village()
     true, mapped = made.items[~made.has_events][:, 1:], made.mapped()[:, 1:]  # texts do not tell the popularity
     errors = ((true - mapped) ** 2).sum() / ((true - true.mean(0)) ** 2).sum()
     assert errors < 0.1
 
 
-def test_cold_items_have_the_share_that_their_trained_vectors_would_have(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mapped_cold_items_are_recommended_as_often_as_trained_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     made = village()
     targets, result = made.share(made.items[~made.has_events]), made.share(made.mapped())
     assert 0.7 < result / targets < 1.4
@@ -91,7 +91,7 @@ def test_cold_items_have_the_share_that_their_trained_vectors_would_have(monkeyp
     assert made.share(made.mapped()) / targets < 0.6  # control: the map alone draws everything towards the mean
 
 
-def test_strength_follows_from_how_much_texts_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strength_depends_on_the_information_in_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     clear, dull = village(unsaid=0.0), village()
     dull = replace(dull, texts=np.random.default_rng(1).normal(size=dull.texts.shape).astype(np.float32))
     for made, strength in ((clear, STRENGTHS[0]), (dull, STRENGTHS[-1])):
@@ -151,7 +151,7 @@ def test_saved_vectors_are_read_back(tmp_path: Path) -> None:
     assert result.cold_map == made.cold_map == ColdMap.load(tmp_path)
 
 
-def test_ranker_that_was_trained_again_keeps_the_chosen_strength_and_boost() -> None:
+def test_retrained_ranker_keeps_the_chosen_strength_and_boost() -> None:
     made = village()
     every, users = made.every(), made.users.vectors
     assert every.cold_map is not None
@@ -166,7 +166,7 @@ def test_ranker_that_was_trained_again_keeps_the_chosen_strength_and_boost() -> 
     assert weaker.std(0).max() < again.std(0).max() / 10
 
 
-def test_too_few_items_with_interactions_give_no_map() -> None:
+def test_no_map_is_fitted_when_items_with_interactions_are_few() -> None:
     made = village()
     few = np.zeros(_ITEMS, dtype=bool)
     few[: 2 * FOLDS - 1] = True
@@ -186,7 +186,7 @@ def test_strength_is_similar_with_a_third_of_the_users() -> None:
     assert 0.6 < made.share(replace(made, users=part).mapped()) / made.share(made.mapped()) < 1.6
 
 
-def test_blocks_of_texts_and_slices_of_scores_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_block_and_slice_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     made, sizes_read = village(), list[int]()
     whole = made.mapped()
 

@@ -123,7 +123,7 @@ def test_cosine_is_that_of_the_worse_half(exact: Vectors, half: slice) -> None:
     assert mean_cosine(exact, exact, _RANKER) == pytest.approx(1)
 
 
-def test_parity_sees_a_wrong_weight(fused: Path) -> None:
+def test_parity_detects_a_wrong_weight(fused: Path) -> None:
     """Negative control."""
     other = module()
     with torch.no_grad():
@@ -156,7 +156,7 @@ def test_int8_multiplies_every_layer_in_integers(fused: Path, tmp_path: Path) ->
     assert (tmp_path / "int8.onnx").stat().st_size < gates.GATES.max_size * fused.stat().st_size
 
 
-def test_dynamic_int8_is_seen_to_depend_on_the_batch(fused: Path, tmp_path: Path) -> None:
+def test_dynamic_int8_is_found_to_depend_on_the_batch(fused: Path, tmp_path: Path) -> None:
     """Negative control."""
     path = tmp_path / "dynamic.onnx"
     quantize_dynamic(fused, path, extra_options={"DefaultTensorType": TensorProto.FLOAT})
@@ -164,7 +164,7 @@ def test_dynamic_int8_is_seen_to_depend_on_the_batch(fused: Path, tmp_path: Path
     assert invariance(model, rows(), alone(model, rows())) > gates.GATES.max_invariance
 
 
-def test_ranges_of_other_texts_are_seen_in_the_cosine(fused: Path, exact: Vectors, tmp_path: Path) -> None:
+def test_cosine_drops_when_calibrated_on_other_texts(fused: Path, exact: Vectors, tmp_path: Path) -> None:
     """Negative control: scales that do not fit the texts must show."""
     ranges = {
         name: Range(r.low * np.float32(0.05), r.high * np.float32(0.05)) for name, r in observe(fused, rows()).items()
@@ -210,11 +210,11 @@ def test_fp16_graph_with_an_fp32_matrix_is_refused(fused: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("target", "form"), [("avx2", "u8u8"), ("avx512", "u8s7"), ("vnni", "u8s8"), ("arm64", "u8s8")]
 )
-def test_form_of_an_instruction_set_does_not_overflow_there(target: str, form: str) -> None:
+def test_graph_form_is_the_one_that_does_not_overflow_on_the_instruction_set(target: str, form: str) -> None:
     assert form_of(target) == Form(form)
 
 
-def test_weight_that_is_computed_is_named(fused: Path) -> None:
+def test_weight_computed_by_a_node_is_named(fused: Path) -> None:
     with pytest.raises(ExportError, match="computes 'vectors'"):
         Graph(fused).constant("vectors")
 
@@ -244,7 +244,7 @@ def tokenizer() -> Tokenizer:
     return Tokenizer(backend, 128)
 
 
-def test_encoder_that_does_less_is_faster() -> None:
+def test_smaller_encoder_is_faster() -> None:
     steps: list[int] = []
     slow, fast = Busy(3.0), Busy(1.0)
     clocks = {"slow": slow.clock, "fast": fast.clock}
@@ -270,13 +270,13 @@ def test_encoder_on_a_gpu_is_timed_by_wall_time() -> None:
     assert max(paces["cpu"].seconds) < 1.0  # of CPU
 
 
-def test_speedup_is_the_median_of_rounds_so_one_slow_moment_does_not_count() -> None:
+def test_speedup_is_not_affected_by_one_slow_round() -> None:
     slow, fast = Throughput([2.0, 2.0, 9.0], 10, [1.0]), Throughput([1.0, 1.0, 1.0], 10, [1.0])
     assert fast.speedup(slow) == 2.0
     assert fast.texts_per_s == 10.0
 
 
-def test_range_has_the_slow_moment_that_the_median_leaves_out() -> None:
+def test_range_includes_the_slow_round() -> None:
     slow, fast = Throughput([2.0, 2.0, 9.0], 10, [1.0]), Throughput([1.0, 1.0, 1.25], 10, [1.0])
     assert fast.texts_per_s_range == (8.0, 10.0)
     assert fast.speedup_range(slow) == (2.0, 7.2)
@@ -294,7 +294,7 @@ def test_calibration_has_short_texts_and_long_ones() -> None:
     assert max(len(text.split()) for text in texts) == 60
 
 
-def test_neuron_far_beyond_the_others_is_written_several_times() -> None:
+def test_outlier_neuron_is_split() -> None:
     high = np.ones(200, np.float32)
     high[7] = 4.5
     split = split_neurons(high)
@@ -324,7 +324,7 @@ def test_split_neuron_adds_up_to_its_gelu() -> None:
     ("refused", "exception", "words"),
     [("", "", "batch 1e-07"), ("size 0.7", "", "REJECTED (size 0.7)"), ("", "size 0.7", "exception (size 0.7)")],
 )
-def test_line_of_a_variant_ends_with_its_verdict(refused: str, exception: str, words: str) -> None:
+def test_line_of_a_variant_ends_with_its_result(refused: str, exception: str, words: str) -> None:
     shape = {"student": "bert3", "precision": "int8", "device": "cpu", "file": "x.onnx", "layers": 3, "hidden": 384}
     speed = {"texts_per_s_core": 300.0, "ms_batch1": 3.0, "speedup_vs_teacher_pytorch": 6.0}
     variant = Variant(
@@ -349,7 +349,7 @@ def test_line_of_a_variant_ends_with_its_verdict(refused: str, exception: str, w
     ],
     ids=["fast and precise", "sums overflow", "none passes"],
 )
-def test_form_is_chosen_by_speed_among_those_that_keep_the_vectors(
+def test_fastest_graph_is_chosen_among_those_that_keep_the_vectors(
     cosines: dict[str, float], speeds: dict[str, float], best: str
 ) -> None:
     assert choose_form(cosines, speeds) == best
@@ -399,7 +399,7 @@ def test_older_format_stays_as_it_is(tmp_path: Path) -> None:
     assert written(made, tmp_path).ir_version == 8
 
 
-def test_both_names_of_the_standard_operators_are_one(tmp_path: Path) -> None:
+def test_both_names_of_the_standard_operator_set_count_as_one(tmp_path: Path) -> None:
     made = model(helper.make_node("Relu", ["x"], ["y"], domain="ai.onnx"), declared={"ai.onnx": 17})
     assert declared(written(made, tmp_path)) == {"": 17}
 

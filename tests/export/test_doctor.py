@@ -103,7 +103,7 @@ def rate(folder: Path, ratings: bool) -> None:
 
 
 @pytest.mark.parametrize("ratings", [True, False])
-def test_doctor_says_which_loss_uses_ratings_if_there_are_some(tmp_path: Path, ratings: bool) -> None:
+def test_doctor_names_the_loss_that_uses_ratings_when_there_are_ratings(tmp_path: Path, ratings: bool) -> None:
     write_catalogue(tmp_path / "data", 60, "csv")
     rate(tmp_path / "data", ratings)
     result = doctor(tmp_path / "data")
@@ -131,7 +131,7 @@ def test_doctor_counts_repeated_interactions_and_names_the_effect_of_the_flag(
     assert line in console.export_text()
 
 
-def test_doctor_does_not_mention_the_flag_without_repeats(tmp_path: Path) -> None:
+def test_doctor_does_not_mention_the_flag_when_nothing_repeats(tmp_path: Path) -> None:
     repeat(tmp_path / "data", 0)
     console = Console(width=300, file=io.StringIO(), record=True)
     examine(tmp_path / "data", console)
@@ -150,7 +150,7 @@ def test_users_need_enough_different_items_unless_repeats_count(tmp_path: Path) 
     assert examine(tmp_path / "data", console, LoadOptions(repeats="allow")) == 0
 
 
-def test_doctor_shows_brackets_in_names_as_they_are(tmp_path: Path) -> None:
+def test_doctor_prints_brackets_in_names_unchanged(tmp_path: Path) -> None:
     folder = tmp_path / "[bold]my data"
     folder.mkdir()
     (folder / "items.csv").write_text("item_id,text,[/b]kind\na,x,1\nb,y,2\n")

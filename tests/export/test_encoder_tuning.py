@@ -76,7 +76,7 @@ def test_option_changes_the_tuned_weights(tmp_path: Path, flags: tuple[str, ...]
     assert not are_equal(weights(plain), weights(other))
 
 
-def test_options_of_no_strength_change_nothing(tmp_path: Path) -> None:
+def test_options_of_strength_0_change_nothing(tmp_path: Path) -> None:
     plain = tuner_of(tmp_path)
     none = tuner_of(tmp_path, "--adversarial", "0", "--accumulate", "1", "--optimiser", "adamw")
     assert train(plain) == train(none)
@@ -94,7 +94,7 @@ def test_accumulated_batches_update_the_weights_by_their_mean(tmp_path: Path) ->
     assert distance(whole, parts) < 0.01 * distance(whole, half)
 
 
-def test_validation_encodes_only_the_titles_that_its_histories_name(tmp_path: Path) -> None:
+def test_validation_encodes_only_titles_in_its_histories(tmp_path: Path) -> None:
     """The item vectors are fixed, so the figures are those of all texts encoded again."""
     tuner = tuner_of(tmp_path, "--backbone-learning-rate", "0.01")
     validate_again = tuner.validate
@@ -139,7 +139,7 @@ def test_pass_reads_a_bounded_number_of_texts(tmp_path: Path, monkeypatch: pytes
     assert shown == [("texts of a pass", min(limit, whole))] * 4
 
 
-def test_goals_are_the_items_of_texts_and_the_vectors_of_phrases(tmp_path: Path) -> None:
+def test_targets_are_items_for_texts_and_vectors_for_phrases(tmp_path: Path) -> None:
     tuner = tuner_of(tmp_path)
     items, variants = tuner._data.items, len(tuner._data.augmented.variants)
     phrases = range(variants * items, len(tuner.pooled))
@@ -164,7 +164,7 @@ def attacked(tuner: EncoderTuner, texts: list[int], strength: float) -> float:
 
 
 @pytest.mark.parametrize("backbone", ["1", "2", "all"])
-def test_worst_perturbation_raises_the_loss_through_fixed_layers(tmp_path: Path, backbone: str) -> None:
+def test_fgm_perturbation_raises_the_loss_when_layers_are_frozen(tmp_path: Path, backbone: str) -> None:
     tuner, texts = tuner_of(tmp_path, "--backbone-layers", backbone), list(range(20))
     perturbation = zero_perturbation(tuner.module, texts)
     loss(tuner, texts, perturbation).backward()  # type: ignore[no-untyped-call]
@@ -190,7 +190,7 @@ def test_zero_perturbation_of_words_changes_no_vector(tmp_path: Path) -> None:
         )
 
 
-def test_adversarial_training_makes_bert_more_robust(tmp_path: Path) -> None:
+def test_adversarial_training_reduces_the_loss_under_perturbation(tmp_path: Path) -> None:
     flags = ("--backbone-layers", "all", "--backbone-learning-rate", "0.003")
     plain, hardened = tuner_of(tmp_path, *flags), tuner_of(tmp_path, *flags, "--adversarial", "0.3")
     texts = list(range(24))

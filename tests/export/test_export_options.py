@@ -58,7 +58,7 @@ def test_docs_name_only_existing_options() -> None:
         ('/x/`a`$b"c', "a-b-c-quick"),
     ],
 )
-def test_bundle_of_any_folder_has_a_name_that_may_be_given(folder: str, name: str) -> None:
+def test_bundle_name_derived_from_a_data_folder_is_a_valid_flag(folder: str, name: str) -> None:
     settings = ExportSettings(_cli_parse_args=["--data", folder])
     assert settings.name == name
     assert ExportSettings(_cli_parse_args=["--name", name]).bundle == settings.bundle
@@ -90,13 +90,13 @@ def test_preset_tunes_at_most_the_existing_layers_and_a_flag_exactly_its_number(
 
 
 @pytest.mark.parametrize("name", ["data", "checkpoint"])
-def test_folder_whose_name_is_not_utf8_is_refused_by_flag(name: str) -> None:
+def test_folder_name_that_is_not_utf8_is_refused_with_its_flag(name: str) -> None:
     folder = b"/x/caf\xe9".decode(errors="surrogateescape")
     with pytest.raises(ConfigError, match=rf"^--{name}: is not UTF-8: rename the folder"):
         read_settings(ExportSettings, [f"--{name}", folder])
 
 
-def test_variables_that_are_empty_are_as_if_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_variables_count_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DATA", "CHECKPOINT", "PRESET", "NAME"):
         monkeypatch.setenv(f"SWIFTREC_EXPORT_{name}", "")
     settings = read_settings(ExportSettings, [])
@@ -129,6 +129,6 @@ def test_renamed_variable_still_works(monkeypatch: pytest.MonkeyPatch, capsys: p
 @pytest.mark.parametrize(
     "flags", [["--moves", "along"], ["--relations", "10"], ["--ema", ".9"], ["--pull", "1"], ["--small-ranker", "auto"]]
 )
-def test_withdrawn_flag_is_refused_as_any_unknown_one(flags: list[str]) -> None:
+def test_removed_flag_is_refused_as_unknown(flags: list[str]) -> None:
     with pytest.raises(ConfigError, match=f"^unknown argument {flags[0]}: swiftrec export --help lists the flags$"):
         read_settings(ExportSettings, flags)

@@ -86,7 +86,7 @@ def cold_item(element: Job) -> int:
     return int(cold)
 
 
-def test_bundle_has_the_ranker_vectors_and_memory_of_all_events(trained: StoppedJob, bundle: Path) -> None:
+def test_bundle_holds_the_model_trained_on_all_events(trained: StoppedJob, bundle: Path) -> None:
     own, measured = trained.folder("final"), trained.folder("finetune") / "item_vectors.npy"
     graph = (own / "ranker.onnx").read_bytes()
     assert (bundle / "ranker.onnx").read_bytes() == graph != (trained.folder("onnx") / "ranker.onnx").read_bytes()
@@ -109,7 +109,7 @@ def test_popularity_of_the_bundle_is_that_of_the_served_model(trained: StoppedJo
     )
 
 
-def test_item_that_was_cold_in_the_measurement_is_known_to_the_served_model(trained: StoppedJob) -> None:
+def test_item_held_out_as_cold_is_trained_in_the_served_model(trained: StoppedJob) -> None:
     cold = cold_item(trained)
     before, after = (Memory.load(trained.folder(stage), 24) for stage in ("blend", "final"))
     events = np.array([cold])
@@ -122,7 +122,7 @@ def test_item_that_was_cold_in_the_measurement_is_known_to_the_served_model(trai
     assert not np.allclose(measured, served)
 
 
-def test_record_has_the_training_of_the_served_model_and_its_similarity(trained: StoppedJob) -> None:
+def test_record_describes_the_training_of_the_served_model_and_its_similarity(trained: StoppedJob) -> None:
     result = record_of(trained)
     data = Dataset.load(trained.folder("data"))
     assert (result.events, result.measured_events) == (
@@ -141,7 +141,7 @@ def test_record_has_the_training_of_the_served_model_and_its_similarity(trained:
     assert result.held_out.cases == 40
 
 
-def test_expected_answers_are_those_of_the_served_model(trained: StoppedJob) -> None:
+def test_expected_results_are_those_of_the_served_model(trained: StoppedJob) -> None:
     expected = json.loads((trained.folder("final") / EXPECTED).read_text())
     assert len(expected) == 32
     titles = {item.title: item.id for item in Dataset.load(trained.folder("data")).items}
@@ -167,7 +167,7 @@ def test_examples_are_the_results_of_the_bundle_and_of_the_untrained_encoder(tra
     assert any(example.items != example.untrained for example in examples)
 
 
-def test_card_page_report_and_json_say_which_figures_are_of_which_model(
+def test_every_report_says_which_model_each_figure_is_of(
     trained: StoppedJob, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = record_of(trained)
@@ -207,7 +207,7 @@ def test_sentence_names_what_the_measured_model_was_trained_without(
     assert "on all 100,000 events with the same settings and as many epochs (11), without validation" in result
 
 
-def test_recommender_that_came_in_trained_is_served_as_it_was_measured(tmp_path: Path) -> None:
+def test_adopted_recommender_is_served_as_it_was_measured(tmp_path: Path) -> None:
     element = made(tmp_path, adopted=True)
     result, own = record_of(element), element.folder("final")
     assert (result.epochs, result.loss, result.held_out) == (0, None, None)
@@ -242,7 +242,7 @@ def subject(right: float, users: int = 40) -> tuple[EvaluatedRecommender, Cases]
     return EvaluatedRecommender(encode, fixed(answers), vectors, 16), Cases(np.arange(users), histories, target)
 
 
-def test_training_that_went_wrong_is_refused_and_one_that_worked_is_not() -> None:
+def test_retrained_model_is_refused_only_when_its_results_differ_too_much() -> None:
     (good, cases), (bad, _) = subject(1.0), subject(0.2)
     known = np.ones(24, dtype=bool)
     result = final_comparison.require_learned(bad, good, cases, known, 7)
@@ -252,7 +252,7 @@ def test_training_that_went_wrong_is_refused_and_one_that_worked_is_not() -> Non
         final_comparison.require_learned(good, bad, cases, known, 7)
 
 
-def test_items_known_only_to_the_served_model_do_not_hide_failed_training() -> None:
+def test_failed_training_is_detected_when_the_served_model_has_more_items() -> None:
     """In the measured model ten raised items are above everything, so that alone it finds nothing else."""
     (good, cases), (bad, _) = subject(1.0), subject(0.2)
     raised = good.items.copy()
@@ -265,7 +265,7 @@ def test_items_known_only_to_the_served_model_do_not_hide_failed_training() -> N
         final_comparison.require_learned(measured, bad, early, is_known, 7)
 
 
-def test_models_that_answer_alike_have_everything_in_common() -> None:
+def test_similarity_is_1_when_models_give_equal_results() -> None:
     (good, cases), (bad, _) = subject(1.0), subject(0.0)
     assert final_comparison.likeness(good, good, cases) == 1
     assert final_comparison.likeness(good, bad, cases) < 1
@@ -291,14 +291,14 @@ def with_records(folder: Path, *flags: str) -> Job:
         ("--preset", "quick"),
     ],
 )
-def test_stage_is_stale_when_a_setting_that_it_reads_changes(tmp_path: Path, flags: tuple[str, ...]) -> None:
+def test_stage_final_is_stale_when_a_setting_that_it_reads_changes(tmp_path: Path, flags: tuple[str, ...]) -> None:
     stage = next(s for s in STAGES if s.name == "final")
     assert stage_key(with_records(tmp_path), stage) != stage_key(with_records(tmp_path, *flags), stage)
     assert stage_key(with_records(tmp_path), stage) == stage_key(with_records(tmp_path), stage)
 
 
 @pytest.mark.parametrize("before", ["data", "finetune", "blend", "distil", "onnx", "quantise", "verify"])
-def test_stage_is_stale_when_a_stage_before_it_has_run_again_and_so_is_the_bundle(tmp_path: Path, before: str) -> None:
+def test_stage_final_and_bundle_are_stale_when_an_earlier_stage_has_run_again(tmp_path: Path, before: str) -> None:
     stages = {stage.name: stage for stage in STAGES}
     element = with_records(tmp_path)
     keys = stage_key(element, stages["final"]), stage_key(element, stages["package"])
@@ -308,6 +308,6 @@ def test_stage_is_stale_when_a_stage_before_it_has_run_again_and_so_is_the_bundl
     assert stage_key(element, stages["package"]) != keys[1]
 
 
-def test_check_of_the_bundle_has_no_results_of_the_measured_model(trained: StoppedJob) -> None:
+def test_bundle_is_not_checked_against_results_of_the_measured_model(trained: StoppedJob) -> None:
     assert not (trained.folder("verify") / EXPECTED).exists()
     assert [stage.name for stage in STAGES][-3:] == ["verify", "final", "package"]

@@ -50,7 +50,7 @@ def resume_folder(tiny_job: StoppedJob) -> Path:
         ("--teachers", "2", "--ranker", "gru"),
     ],
 )
-def test_pooled_vectors_are_those_of_the_checkpoint_that_is_left(tmp_path: Path, flags: tuple[str, ...]) -> None:
+def test_pooled_vectors_are_those_of_the_written_checkpoint(tmp_path: Path, flags: tuple[str, ...]) -> None:
     if "--lora" in flags:
         pytest.importorskip("peft", reason="the extra 'export' is not installed")
     tiny_job = job(tmp_path, *flags)
@@ -93,7 +93,7 @@ def spaces(tiny_job: StoppedJob) -> tuple[torch.Tensor, torch.Tensor]:
         return teacher.text_vectors(features.variants[TextVariant.FULL]) + teacher.residual, titles
 
 
-def test_texts_move_to_their_items_and_items_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tuning_moves_text_vectors_towards_their_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "swiftrec.export.train.encoder_tuning.validate", lambda *_: Validation(0.0, 0.0)
     )  # the last pass is kept
@@ -108,7 +108,7 @@ def result(folder: Path) -> bytes:
     return (folder / "teacher.safetensors").read_bytes() + (folder / "checkpoint" / "model.safetensors").read_bytes()
 
 
-def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
+def test_training_is_deterministic_for_a_seed(tmp_path: Path) -> None:
     first, again, other = (
         tune(job(tmp_path / name, "--backbone-layers", "1", "--seed", seed))
         for name, seed in (("a", "1"), ("b", "1"), ("c", "2"))
@@ -160,7 +160,7 @@ def test_interrupted_training_resumes_with_the_same_result(
     assert not resume_folder(stopped).exists()
 
 
-def test_state_of_other_settings_is_ignored(tmp_path: Path) -> None:
+def test_saved_state_of_other_settings_is_ignored(tmp_path: Path) -> None:
     stopped = job(tmp_path / "a", "--weight-decay", "0.5", stop_at=1)
     with pytest.raises(KeyboardInterrupt):
         finetune.run(stopped, tmp_path)
@@ -183,7 +183,7 @@ def test_preset_sets_fields_without_a_flag() -> None:
     assert (given.backbone_layers, given.tuned_layers, given.passes) == ("all", None, 3)
 
 
-def test_lora_without_layers_that_move_is_refused() -> None:
+def test_lora_is_refused_when_no_layer_is_trained() -> None:
     with pytest.raises(ValueError, match="lora needs layers to fine-tune"):
         ExportSettings(_cli_parse_args=["--preset", "smoke", "--lora", "4"])
 
@@ -245,14 +245,14 @@ def test_large_catalogue_samples_the_validation_users(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(("taken", "times"), [(24, 1), (18, 0)])
-def test_nothing_is_mapped_with_too_few_items_with_interactions(
+def test_cold_items_are_not_mapped_when_items_with_interactions_are_few(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: int, times: int
 ) -> None:
     """Where all were, items take turns at being new."""
     assert len(mapped_by(job(tmp_path), monkeypatch, taken)) == times
 
 
-def test_item_vectors_are_written_once_for_all_stages(tmp_path: Path) -> None:
+def test_item_vectors_are_written_for_every_item(tmp_path: Path) -> None:
     """Those of the trained teacher, of items without interactions too."""
     tiny_job = job(tmp_path, "--backbone-layers", "1")
     replace(dataset(), histories=[h % 20 for h in dataset().histories]).save(tiny_job.folder("data"))

@@ -85,7 +85,7 @@ def test_last_epoch_is_kept_without_validation() -> None:
     assert trained.module.weight.item() == trained.weights[-1]
 
 
-def test_rate_rises_to_its_peak_and_falls_to_nearly_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learning_rate_rises_to_its_peak_and_falls_to_nearly_0(monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
     plain = torch.optim.AdamW.step
 
@@ -111,7 +111,7 @@ def test_schedule_of_few_steps_changes_the_weights_in_every_epoch(epochs: int, b
     assert len({0.0, *trained.weights}) == 1 + epochs
 
 
-def test_last_batches_of_an_epoch_make_a_step_even_if_fewer_than_accumulate() -> None:
+def test_epoch_ends_with_a_step_when_fewer_batches_than_accumulate_are_left() -> None:
     trained = Scripted([0.1, 0.2], batches=5)
     curve_rows: list[int] = []
 
@@ -175,7 +175,7 @@ def test_state_is_saved_as_often_as_the_schedule_says_and_at_the_end(tmp_path: P
     assert "optimisers" not in state  # a finished training needs none
 
 
-def test_bar_counts_batches_if_the_schedule_says_so() -> None:
+def test_progress_counts_batches_when_the_schedule_says_so() -> None:
     steps: list[int] = []
     fit(Scripted(batches=3), Schedule(2, 3, shows_batches=True), bar=bar_of(steps))
     assert steps == [6] * 6
@@ -195,7 +195,7 @@ def test_state_of_another_key_or_damaged_is_ignored(tmp_path: Path) -> None:
     assert Resume(tmp_path / "none.pt", "a").load() is None
 
 
-def test_kill_while_the_state_is_saved_keeps_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_earlier_state_is_kept_when_killed_during_a_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     resume = Resume(tmp_path / "state.pt", "key")
     resume.save({"epoch": 1})
 

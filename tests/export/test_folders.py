@@ -41,7 +41,7 @@ def content(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("has_old", [True, False])
-def test_kill_before_every_system_call_loses_neither_folder(tmp_path: Path, has_old: bool) -> None:
+def test_one_whole_folder_remains_when_killed_before_any_system_call(tmp_path: Path, has_old: bool) -> None:
     for calls in range(20):
         new, target = fill(tmp_path / str(calls) / "new", "new"), tmp_path / str(calls) / "target"
         if has_old:
@@ -60,7 +60,7 @@ def test_kill_before_every_system_call_loses_neither_folder(tmp_path: Path, has_
     assert [p.name for p in target.parent.iterdir()] == ["target"]
 
 
-def test_interrupt_between_the_renames_puts_the_old_folder_back(
+def test_old_folder_is_restored_when_interrupted_between_the_renames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new, target, rename = fill(tmp_path / "new", "new"), fill(tmp_path / "target", "old"), Path.replace
@@ -76,13 +76,13 @@ def test_interrupt_between_the_renames_puts_the_old_folder_back(
     assert content(target) == {"old"}
 
 
-def test_old_folder_is_restored_if_the_new_one_is_missing(tmp_path: Path) -> None:
+def test_old_folder_is_restored_when_the_new_one_is_missing(tmp_path: Path) -> None:
     fill(tmp_path / "target.old", "old")
     recover(tmp_path / "new", tmp_path / "target")
     assert content(tmp_path / "target") == {"old"}
 
 
-def test_rest_of_a_replaced_folder_is_deleted(tmp_path: Path) -> None:
+def test_leftover_of_a_replaced_folder_is_deleted(tmp_path: Path) -> None:
     fill(tmp_path / "target.old", "old")
     (tmp_path / "target.old" / "a").unlink()  # the deletion was cut off
     fill(tmp_path / "target", "new")

@@ -86,7 +86,7 @@ def answered(catalogue: Catalogue, position: int) -> str:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_accepted_ids_come_back_byte_for_byte(suffix: str) -> None:
+def test_accepted_ids_are_kept_byte_for_byte(suffix: str) -> None:
     @_slow
     @given(st.lists(_sound, min_size=4, max_size=8, unique=True), st.lists(_sound, min_size=2, max_size=3, unique=True))
     def holds(items: list[str], users: list[str]) -> None:
@@ -108,7 +108,7 @@ def test_accepted_ids_come_back_byte_for_byte(suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_users_keep_their_ids(tmp_path: Path, suffix: str) -> None:
+def test_user_ids_are_kept_byte_for_byte(tmp_path: Path, suffix: str) -> None:
     users = ["u", " u", "u ", "u\u00a0", "u  v", "u v", "1", "1.0", "01"]
     write_tables(tmp_path, suffix, ["a", "b", "c", "d"], users)
     scan = Scan(tmp_path, lambda _: None)
@@ -158,7 +158,7 @@ def test_invalid_id_is_reported_with_its_line(suffix: str) -> None:
         ("a\u00a0b|c,d", None),
     ],
 )
-def test_fault_of_an_id(text: str, fault: str | None) -> None:
+def test_reason_is_given_for_each_invalid_id(text: str, fault: str | None) -> None:
     assert id_fault(text) == fault
 
 
@@ -207,7 +207,7 @@ def test_list_written_as_text_is_a_list_of_an_attribute(
     "cell",
     ["[REC]", "[deleted]", "(500) Days", "['a'", "{x}", "b'", "blue", "[a, b]", "[1] [2]", "(1995)", "'a'", "['a'] x"],
 )
-def test_text_that_denotes_no_list_stays_as_it_is(tmp_path: Path, cell: str) -> None:
+def test_text_other_than_a_list_is_kept_unchanged(tmp_path: Path, cell: str) -> None:
     assert parse_literal(cell) is cell
     write(tmp_path, "items", items(title=cell, genre=cell))
     write(tmp_path, "interactions", _EVENTS)

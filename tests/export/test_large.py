@@ -30,7 +30,7 @@ from tests.export.tiny import dataset, job, write_checkpoint
 _TEXTS = ["river 1", "", "night\u2028 2. war", "garden", "日本"]
 
 
-def test_texts_on_disk_are_those_in_memory(tmp_path: Path) -> None:
+def test_texts_on_disk_equal_those_in_memory(tmp_path: Path) -> None:
     held, made = write_texts(dataset(), 3, ["one", "two"]), write_texts(dataset(), 3, ["one", "two"], tmp_path)
     assert all(isinstance(way, TextFile) for way in made.variants)
     assert [*made.all] == [*held.all]
@@ -43,7 +43,7 @@ def test_texts_on_disk_are_those_in_memory(tmp_path: Path) -> None:
     assert len({id(p.items) for p in result.phrases}) < len(result.phrases)  # those that ask the same share their items
 
 
-def test_every_text_is_at_the_row_that_its_variant_says() -> None:
+def test_rows_of_text_variants_hold_their_texts() -> None:
     data = dataset()
     texts = write_texts(data, 3, ["one", "two"])
     every, rows = texts.all, texts.rows
@@ -126,7 +126,7 @@ def test_loss_reads_a_sample_of_a_large_catalogue(
         (["--loss", "softmax"], 1_000_000, "needs 12 GB a step.*use --batch 8 --accumulate 2, or --loss auto$"),
     ],
 )
-def test_step_that_would_not_fit_is_refused_with_the_batch_that_does(flags: list[str], items: int, words: str) -> None:
+def test_step_beyond_memory_is_refused_with_a_batch_that_fits(flags: list[str], items: int, words: str) -> None:
     with pytest.raises(ExportError, match=words):
         negatives_of(ExportSettings(_cli_parse_args=flags), items)
 
@@ -145,13 +145,13 @@ def test_advised_batch_fits(loss: str, items: int) -> None:
     negatives_of(ExportSettings(_cli_parse_args=flags), items)
 
 
-def test_auto_samples_negatives_if_the_whole_catalogue_does_not_fit() -> None:
+def test_loss_auto_samples_negatives_when_all_items_do_not_fit() -> None:
     fits, does_not = (["--batch", batch, "--teachers", "3"] for batch in ("32", "220"))
     assert negatives_of(ExportSettings(_cli_parse_args=fits), 20_000) is None
     assert negatives_of(ExportSettings(_cli_parse_args=does_not), 20_000) == 512
 
 
-def test_batch_of_the_preset_scores_the_whole_catalogue_up_to_20_000_items() -> None:
+def test_preset_scores_all_items_of_a_catalogue_up_to_20_000() -> None:
     for preset in PRESETS:
         assert negatives_of(ExportSettings(preset=preset, _cli_parse_args=[]), 20_000) is None
 
@@ -179,7 +179,9 @@ def test_validation_samples_every_nth_of_many_users(monkeypatch: pytest.MonkeyPa
     assert sum(users) == 2 * 20
 
 
-def test_students_read_a_sample_of_many_texts_and_every_phrase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_students_train_on_a_sample_of_texts_and_every_phrase_when_texts_are_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny_job = job(tmp_path)
     output = tiny_job.folder("finetune")
     output.mkdir()
@@ -197,7 +199,7 @@ def test_students_read_a_sample_of_many_texts_and_every_phrase(tmp_path: Path, m
     torch.testing.assert_close(part.targets[30:], whole.targets[position])
 
 
-def test_epoch_of_students_reads_a_part_of_many_texts_and_another_one_each_time(
+def test_each_epoch_of_students_reads_another_sample_when_texts_are_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_job = job(tmp_path)

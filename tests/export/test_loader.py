@@ -212,7 +212,7 @@ def test_warning_if_no_user_is_known(tmp_path: Path) -> None:
     assert collect(tmp_path).profile.warnings == ()
 
 
-def test_group_of_a_user_that_is_no_text_is_reported(tmp_path: Path) -> None:
+def test_group_that_is_not_a_text_is_reported(tmp_path: Path) -> None:
     write(tmp_path, "items", _ITEMS)
     write(tmp_path, "interactions", _EVENTS)
     write(tmp_path, "users", [{"user_id": "u", "age": {"years": 5}}])
@@ -220,7 +220,7 @@ def test_group_of_a_user_that_is_no_text_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_second_row_of_a_user_is_reported_and_the_first_is_kept(tmp_path: Path, suffix: str) -> None:
+def test_duplicate_row_of_a_user_is_reported_and_the_first_is_kept(tmp_path: Path, suffix: str) -> None:
     write(tmp_path, "items", _ITEMS)
     write(tmp_path, "interactions", _EVENTS)
     rows = [{"user_id": user, "age": age} for user, age in (("u", "old"), ("v", "new"), ("u", "new"))]
@@ -235,7 +235,7 @@ def test_second_row_of_a_user_is_reported_and_the_first_is_kept(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("invisible", ["\u200b", "\ufeff\u200d", " \u2060\n", "\u00ad"])
-def test_cell_without_a_visible_character_is_empty(tmp_path: Path, invisible: str) -> None:
+def test_cell_of_invisible_characters_counts_as_empty(tmp_path: Path, invisible: str) -> None:
     write(
         tmp_path, "items", [*_ITEMS, {"item_id": "c", "text": "Gamma", "title": invisible, "genre": [invisible, "x"]}]
     )
@@ -250,7 +250,7 @@ def test_cell_without_a_visible_character_is_empty(tmp_path: Path, invisible: st
         assert f"{name}.jsonl, line {line}: text is empty or missing" in refused(tmp_path)
 
 
-def test_text_with_an_invisible_character_in_it_is_kept(tmp_path: Path) -> None:
+def test_text_with_an_invisible_character_among_others_is_kept(tmp_path: Path) -> None:
     write(tmp_path, "items", [*_ITEMS, {"item_id": "c", "text": "co\u00adop \U0001f468\u200d\U0001f466"}])
     write(tmp_path, "interactions", _EVENTS)
     assert collect(tmp_path).dataset.items[2].text == "co\u00adop \U0001f468\u200d\U0001f466"
@@ -258,7 +258,7 @@ def test_text_with_an_invisible_character_in_it_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 @pytest.mark.parametrize("column", ["", " ", "__index_level_0__", "__index_level_1__", "Unnamed: 0"])
-def test_column_of_row_numbers_is_no_attribute(tmp_path: Path, column: str, suffix: str) -> None:
+def test_column_of_row_numbers_is_not_an_attribute(tmp_path: Path, column: str, suffix: str) -> None:
     rows = [{column: n} | row | {"index": n} for n, row in enumerate(_ITEMS)]
     write(tmp_path, "items", rows, suffix)
     write(tmp_path, "interactions", _EVENTS)
@@ -329,7 +329,7 @@ def test_too_little_data_is_refused_and_cannot_be_skipped(
         collect(tmp_path, skip=True)
 
 
-def test_missing_and_double_tables_are_named(tmp_path: Path) -> None:
+def test_missing_and_duplicate_tables_are_named(tmp_path: Path) -> None:
     assert "no items.csv, items.jsonl or items.parquet" in refused(tmp_path)
     write(tmp_path, "items", _ITEMS, "csv")
     write(tmp_path, "items", _ITEMS, "jsonl")
@@ -349,7 +349,7 @@ def test_times_are_numbers_dates_or_parquet_times_and_whole_numbers_are_ids(tmp_
     assert by_parquet == [h.tolist() for h in collect(tmp_path).dataset.histories] == [[1, 2, 0, 0]] * 2
 
 
-def test_item_file_reads_what_was_written(tmp_path: Path) -> None:
+def test_item_file_round_trips(tmp_path: Path) -> None:
     items = [Item(str(n), f"title {n}", "\u2028 é 𝄞" * n, {"a": [str(n)]}) for n in range(5)]
     file = write_items(items, tmp_path)
     assert list(file) == items
@@ -382,7 +382,7 @@ def test_bad_attribute_is_emptied_and_counted_as_a_cell(tmp_path: Path) -> None:
     assert collected.dataset.items[3].attributes == {"kind": ["good"]}
 
 
-def test_row_with_several_issues_is_left_out_once(tmp_path: Path) -> None:
+def test_row_with_several_issues_is_counted_once(tmp_path: Path) -> None:
     write(tmp_path, "items", _ITEMS_SKIPPED)
     wrong: Rows = [{"user_id": "", "item_id": "z", "timestamp": "noon"}, {"user_id": "u", "item_id": "z"}]
     write(tmp_path, "interactions", [*_EVENTS_SKIPPED, *wrong])
@@ -392,7 +392,7 @@ def test_row_with_several_issues_is_left_out_once(tmp_path: Path) -> None:
     assert sum(collected.profile.skipped.values()) == rows_left_out(collected, 13) == 2
 
 
-def test_interactions_with_an_item_that_is_left_out_are_reported_once(tmp_path: Path) -> None:
+def test_interactions_of_a_skipped_item_are_reported_once(tmp_path: Path) -> None:
     lost: Rows = [{"item_id": f"lost-{n}", "text": ""} for n in range(MAX_SHOWN + 5)]
     events: Rows = [{"user_id": "u", "item_id": row["item_id"], "timestamp": 9} for row in lost]
     more: Rows = [{"user_id": "v", "item_id": "lost-3", "timestamp": n} for n in range(1_500)]
@@ -450,7 +450,7 @@ def movielens_wheel(path: Path) -> Path:
         ({"1", "2"}, [[0, 1]], "1 item without a label, 2 interaction with an item that is left out"),
     ],
 )
-def test_film_without_a_label_is_left_out_with_its_interactions(
+def test_film_without_a_label_is_skipped_with_its_interactions(
     tmp_path: Path, labels: set[str] | None, histories: list[list[int]], skipped: str
 ) -> None:
     issues = Issues()

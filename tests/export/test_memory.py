@@ -34,13 +34,13 @@ def dense(result: Entries) -> NDArray[np.float64]:
     return np.bincount(result.positions, result.values, _ITEMS).astype(np.float64)
 
 
-def test_next_item_counts_more_than_a_later_one() -> None:
+def test_transition_to_the_next_item_weighs_more_than_to_later_ones() -> None:
     chances = dense(fit_memory(_HISTORIES, _ITEMS).next_chances([np.array([0])]))
     assert chances[1] > chances[2] == chances[3] > 0
     assert chances[[0, 4, 5]].tolist() == [0, 0, 0]
 
 
-def test_pairs_are_counted_within_the_window_only() -> None:
+def test_transitions_are_counted_only_within_the_window() -> None:
     pairs, counts = followers([np.arange(8)], 8)
     table = dict(zip(pairs.tolist(), counts.tolist(), strict=True))
     assert table[0 * 8 + 1] == 1
@@ -49,7 +49,7 @@ def test_pairs_are_counted_within_the_window_only() -> None:
     assert 1 * 8 + 0 not in table
 
 
-def test_last_events_count_most_and_old_ones_not_at_all() -> None:
+def test_recent_events_weigh_most_and_old_ones_nothing() -> None:
     memory = fit_memory([np.array([0, 1]), np.array([2, 3])], _ITEMS)
     chances = dense(memory.next_chances([np.array([0, 2])]))
     assert chances[1] == pytest.approx(DECAY * chances[3])
@@ -74,7 +74,7 @@ def test_neighbours_are_those_of_the_linear_model(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("rows", [7, 512])
-def test_square_matrix_in_blocks_equals_the_whole_one(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matrix_inverted_in_blocks_equals_the_full_one(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitted, "_BLOCK_ROWS", rows)
     random, items = np.random.default_rng(2), 30
     histories = [random.permutation(items)[: random.integers(1, 9)] for _ in range(300)]
@@ -129,7 +129,7 @@ def test_saved_memory_gives_the_same_results(tmp_path: Path) -> None:
     assert dense(result.near_weights([events])).tolist() == dense(memory.near_weights([events])).tolist()
 
 
-def test_without_order_nothing_follows_but_neighbours_stay() -> None:
+def test_memory_without_order_has_neighbours_and_no_transitions() -> None:
     memory = fit_memory(_HISTORIES, _ITEMS, "none")
     assert len(memory.next_chances([np.array([0, 1])]).positions) == 0
     assert len(memory.near_weights([np.array([0])]).positions)
@@ -184,7 +184,7 @@ def test_new_item_inherits_memory_rows_of_items_with_the_nearest_texts() -> None
                 assert result[new] > np.median(result[result > 0])
 
 
-def test_item_in_no_training_history_inherits_like_one_without_events() -> None:
+def test_item_outside_training_inherits_as_one_without_events() -> None:
     """A user whose only interaction is with it gives no evidence; its own counts are replaced, not added to."""
     new = int(_NEW[0])
     alone = [*histories(), np.array([new], dtype=np.int64)]
@@ -199,7 +199,7 @@ def test_item_in_no_training_history_inherits_like_one_without_events() -> None:
     assert weights_of(fit_memory(pairs, _SERIES_ITEMS), new - 2)[0][new] > 0  # control: counts know it
 
 
-def test_repeated_item_follows_itself_no_more_than_its_strongest_follower() -> None:
+def test_transition_of_an_item_to_itself_is_at_most_its_strongest_other_one() -> None:
     again = [np.repeat(history, 2) for history in histories()]
     memory = fit_memory(again, _SERIES_ITEMS)
     for event in np.setdiff1d(np.arange(_SERIES_ITEMS), _NEW).tolist():
@@ -210,7 +210,7 @@ def test_repeated_item_follows_itself_no_more_than_its_strongest_follower() -> N
         assert (result[others] == before[others]).all()
 
 
-def test_rows_of_the_other_items_do_not_change() -> None:
+def test_rows_of_known_items_do_not_change_when_new_items_inherit() -> None:
     before, memory = fit_memory(histories(), _SERIES_ITEMS), whole(histories())
     known = np.setdiff1d(np.arange(_SERIES_ITEMS), _NEW)
     for event in range(_SERIES_ITEMS):
@@ -227,7 +227,7 @@ def test_nothing_is_inherited_without_sentence_vectors_and_without_events() -> N
             assert (table.weights == same.weights).all()
 
 
-def test_rows_stay_bounded_however_many_items_are_new(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_bounded_when_many_items_are_new(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cold_memory, "_MAX_COLD", 2)
     before, memory = fit_memory(histories(), _SERIES_ITEMS), whole(histories())
     for table, old in ((memory.transitions, before.transitions), (memory.neighbours, before.neighbours)):
@@ -286,7 +286,7 @@ def scores_of(memory: Memory, request: Cases, text: float) -> Score:
     return lambda part: rows[part]
 
 
-def test_cold_boost_finds_new_items_at_the_same_share_of_the_lists() -> None:
+def test_inherited_memory_does_not_harm_cold_items_at_an_equal_share_of_the_lists() -> None:
     new_items = NewItems(cases(wants_new=False), cases(wants_new=True), _SERIES_ITEMS, _NEW)
 
     def cold(memory: Memory, text: float) -> NDArray[np.float64]:

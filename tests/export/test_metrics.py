@@ -37,7 +37,7 @@ def cases(histories: list[list[int]], expected: list[int]) -> Cases:
     return Cases(np.arange(len(expected)), [np.array(h, dtype=np.int64) for h in histories], np.array(expected))
 
 
-def test_rank_masks_the_history_and_breaks_ties_by_position() -> None:
+def test_rank_excludes_the_history_and_breaks_ties_by_position() -> None:
     scores = np.array([[5, 3, 3, 1]] * 2, dtype=np.float32)
     ranked = rank(lambda part: scores[part], cases([[0], [0]], [1, 2]), 4)
     assert ranked.ranks.tolist() == [0, 1]
@@ -47,7 +47,7 @@ def test_rank_masks_the_history_and_breaks_ties_by_position() -> None:
     assert scores[0, 0] == 5  # the caller's array stays as it was
 
 
-def test_target_item_beyond_the_tenth_counts_for_nothing_but_the_mrr() -> None:
+def test_target_beyond_rank_10_counts_only_for_mrr() -> None:
     ranked = RankedCases(np.array([9, 10]), np.empty((2, 10), np.int64))
     assert ranked.recall.tolist() == [1.0, 0.0]
     assert ranked.ndcg.tolist() == [pytest.approx(1 / np.log2(11)), 0.0]
@@ -64,7 +64,7 @@ def test_ranks_do_not_depend_on_the_slices(monkeypatch: pytest.MonkeyPatch) -> N
     assert (whole.top == sliced.top).all()
 
 
-def test_one_row_alone_is_ranked_alike() -> None:
+def test_single_row_is_ranked_as_within_a_batch() -> None:
     scores = np.array([5, 3, 3, 1], dtype=np.float32)
     assert ndcg(scores, np.array([0]), 2) == pytest.approx(1 / np.log2(3))
 
@@ -92,7 +92,7 @@ def test_share_is_computed_over_the_same_cases() -> None:
     assert shuffled.high - shuffled.low > 0.05  # control: other cases, a wide interval
 
 
-def test_nothing_is_a_share_of_a_teacher_that_hits_nothing() -> None:
+def test_share_is_undefined_when_the_teacher_has_no_hit() -> None:
     assert share(np.zeros(3), np.zeros(3), seed=1) is None
     assert share(np.ones(3), np.zeros(3), seed=1) is None
 
@@ -209,7 +209,7 @@ def requests(draw: st.DrawFn) -> tuple[Cases, np.ndarray]:
 
 
 @given(requests())
-def test_hit_is_what_the_list_shows_and_the_list_shows_nothing_masked(made: tuple[Cases, np.ndarray]) -> None:
+def test_hits_are_counted_in_the_list_without_excluded_items(made: tuple[Cases, np.ndarray]) -> None:
     cases, scores = made
     ranked = rank(lambda part: scores[part], cases, scores.shape[1])
     for case, (row, shown) in enumerate(zip(scores, ranked.lists, strict=True)):
@@ -234,7 +234,7 @@ histories_of_users = st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=
 
 
 @given(histories_of_users, st.sampled_from(_PROTOCOLS))
-def test_no_target_is_in_its_history_if_repeats_are_excluded(
+def test_no_target_is_in_its_history_when_repeats_are_excluded(
     histories: list[list[int]], protocol: Literal["leave-one-out", "time"]
 ) -> None:
     made = dataset(histories)
@@ -262,7 +262,7 @@ def test_first_interaction_counts_with_its_time_and_rating(histories: list[list[
 
 
 @pytest.mark.parametrize("protocol", _PROTOCOLS)
-def test_repeats_are_targets_if_allowed(protocol: Literal["leave-one-out", "time"]) -> None:
+def test_repeats_are_targets_when_allowed(protocol: Literal["leave-one-out", "time"]) -> None:
     made = dataset([[0, 1, 2, 0, 1, 2, 0, 1, 2]] * 4)
     parts = split(made, protocol, cold_share=0, repeats="allow")
     assert all(expected in history for history, expected in zip(parts.warm.histories, parts.warm.targets, strict=True))

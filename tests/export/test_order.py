@@ -73,7 +73,7 @@ def test_doctor_refuses_times_without_order_and_names_the_remedy(
         assert f"(--order {order})" in shown
 
 
-def test_range_of_times_is_none_if_no_row_has_one(tmp_path: Path) -> None:
+def test_range_of_times_is_none_when_no_row_has_a_time(tmp_path: Path) -> None:
     write(tmp_path, [None] * 8)
     _, shown = examined(tmp_path)
     assert [line.split()[3] for line in shown.splitlines() if line.startswith("│ times ")] == ["none"]
@@ -94,7 +94,7 @@ def test_missing_column_of_times_is_refused_with_both_remedies(tmp_path: Path) -
     assert examined(tmp_path, "none")[0] == examined(tmp_path, "file")[0] == 0
 
 
-def test_order_of_the_file_is_that_of_the_rows(tmp_path: Path) -> None:
+def test_order_file_keeps_the_order_of_rows(tmp_path: Path) -> None:
     write(tmp_path, [4, 3, 2, 1] * 2)
     by_order = {
         order: Scan(tmp_path, lambda _: None, LoadOptions(order=order)).interactions.histories()
@@ -112,25 +112,25 @@ def test_doctor_warns_of_mostly_tied_times_with_the_share(tmp_path: Path, times:
     assert (code, warning in shown) == (0, bool(share))
 
 
-def test_duplicate_rows_are_not_tied(tmp_path: Path) -> None:
+def test_duplicate_rows_do_not_count_as_ties(tmp_path: Path) -> None:
     path = write(tmp_path, [1, 2, 3, 4] * 2)
     path.write_text("\n".join([path.read_text()] * 2))
     assert Scan(tmp_path, lambda _: None).interactions.tied_share == 0
 
 
-def test_few_ties_are_not_warned_of() -> None:
+def test_few_ties_give_no_warning() -> None:
     assert tied_times(0.49) == []
 
 
 @pytest.mark.parametrize(("users", "half"), [(91, "+-0.051"), (499, "+-0.022")])
-def test_few_users_are_warned_of_with_the_interval(users: int, half: str) -> None:
+def test_few_users_give_a_warning_with_the_interval(users: int, half: str) -> None:
     (warning,) = few_users(users)
     assert f"only {users} users have enough interactions to test on" in warning
     assert f"NDCG@10 will be about {half}" in warning
     assert few_users(500) == few_users(0) == []
 
 
-def test_short_histories_are_warned_of() -> None:
+def test_short_histories_give_a_warning() -> None:
     (warning,) = short_histories(np.array([1, 1, 2, 3, 3, 4, 9]))
     assert warning == (
         "5 of 7 users have fewer than 4 interactions and are not tested: 8 interactions of 3 of these users are only "
@@ -147,7 +147,7 @@ def unordered(users: int = 300) -> Dataset:
     return replace(made, histories=histories, ratings=ratings, times=times).without_order()
 
 
-def test_without_order_the_tested_items_are_drawn_at_random_and_the_same_again(tmp_path: Path) -> None:
+def test_test_items_are_sampled_deterministically_without_order(tmp_path: Path) -> None:
     parts, again = leave_one_out(unordered(), cold_share=0), leave_one_out(unordered(), cold_share=0)
     for drawn in (parts.valid, parts.warm.targets):
         assert np.bincount(drawn, minlength=9).min() > 300 / 9 / 3
@@ -197,7 +197,7 @@ def test_relevance_stays_with_its_target_when_windows_are_shuffled() -> None:
 
 
 @pytest.mark.parametrize("order", ["none", "time"])
-def test_counts_that_do_not_depend_on_the_order_are_made_once(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_independent_counts_are_made_once(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
     made = world(order)
     windows_of(made, 1, epochs=1)
     monkeypatch.setattr("swiftrec.export.train.training_data.QuerySampler", None)  # to be made again is an error
@@ -217,7 +217,7 @@ def test_first_item_of_a_history_is_a_target_without_order_only(order: Order) ->
     assert targets == set(range(0 if order == "none" else 1, 7))
 
 
-def test_transitions_count_both_ways_without_order() -> None:
+def test_transitions_are_symmetric_without_order() -> None:
     known = [np.array([0, 1, 2])] * 6
     ordered, free = (fit_baselines(known, 4, order) for order in ("time", "none"))
     before = np.array([1])
@@ -236,7 +236,7 @@ def test_time_protocol_needs_the_order_of_time(tmp_path: Path) -> None:
     ExportSettings(_cli_parse_args=["--order", "file", "--data", str(tmp_path)])
 
 
-def test_other_order_or_columns_make_the_data_stale(tmp_path: Path) -> None:
+def test_stage_data_is_stale_when_order_or_columns_change(tmp_path: Path) -> None:
     keys = {
         stage_key(Job(ExportSettings(artifacts=tmp_path, _cli_parse_args=["--data", str(tmp_path), *flags])), STAGES[0])
         for flags in ([], ["--order", "none"], ["--order", "file"], ["--column", "text=plot"])
@@ -269,7 +269,7 @@ def sound(count: int = 8, unit: int = 1) -> list[object]:
     return [(1_700_000_000 + 3_600 * n) * unit for n in range(count)]
 
 
-def test_year_beyond_every_calendar_is_short(tmp_path: Path) -> None:
+def test_year_beyond_the_calendar_is_printed_in_short_form(tmp_path: Path) -> None:
     facts = scan(tmp_path, [*sound(), 1e300]).profile()
     assert "the year 3.16887e+283" in facts.times
     assert all(len(warning) < 400 for warning in facts.warnings)
@@ -299,11 +299,11 @@ def test_range_is_shown_as_dates_whatever_the_unit(tmp_path: Path, unit: int, wr
         [*sound(7), _NOW + _DAY],  # a local time that is taken for UTC
     ],
 )
-def test_sound_times_are_not_warned_of(tmp_path: Path, times: list[object]) -> None:
+def test_sound_times_give_no_warning(tmp_path: Path, times: list[object]) -> None:
     assert scan(tmp_path, times).profile().warnings == ()
 
 
-def test_mixed_units_are_warned_of_with_the_first_row_of_the_rare_one(tmp_path: Path) -> None:
+def test_mixed_units_give_a_warning_with_the_first_row_of_the_rare_one(tmp_path: Path) -> None:
     (warning,) = scan(tmp_path, [*sound(5), 1_700_000_000_000, 1_700_000_100_000, 1_700_000_000]).profile().warnings
     assert warning == (
         f"{tmp_path}/interactions.jsonl: timestamps are in several units: 6 look like seconds, 2 like milliseconds "
@@ -318,7 +318,7 @@ def test_three_units_are_one_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("time", [1_700_000_000, 1_700_000_000_000, "2023-11-14T22:13:20"])
-def test_equal_times_are_no_order(tmp_path: Path, time: object) -> None:
+def test_equal_times_do_not_count_as_order(tmp_path: Path, time: object) -> None:
     issues = scan(tmp_path, [time] * 8).issues
     written = time if isinstance(time, int) else 1_700_000_000
     assert issues.is_fatal
@@ -329,7 +329,7 @@ def test_equal_times_are_no_order(tmp_path: Path, time: object) -> None:
     ) == issues.report()
 
 
-def test_future_is_warned_of_with_its_first_row(tmp_path: Path) -> None:
+def test_future_time_gives_a_warning_with_its_first_row(tmp_path: Path) -> None:
     (warning,) = scan(tmp_path, [*sound(6), "2099-12-31", "2027-02-01"]).profile().warnings
     assert warning == (
         f"{tmp_path}/interactions.jsonl: 2 timestamps are in the future, the latest 2099-12-31 00:00:00 (first: line 7)"
@@ -337,12 +337,12 @@ def test_future_is_warned_of_with_its_first_row(tmp_path: Path) -> None:
     )
 
 
-def test_future_is_found_in_every_unit(tmp_path: Path) -> None:
+def test_future_time_is_detected_in_every_unit(tmp_path: Path) -> None:
     (warning,) = scan(tmp_path, [*sound(7, 10**6), 4_000_000_000 * 10**6]).profile().warnings
     assert "1 timestamp is in the future, the latest 2096-10-02 07:06:40" in warning
 
 
-def test_last_year_of_the_calendar_is_future_and_not_another_unit(tmp_path: Path) -> None:
+def test_year_9999_counts_as_future_and_not_as_another_unit(tmp_path: Path) -> None:
     (warning,) = scan(tmp_path, [*sound(7), "9999-12-31T23:59:59"]).profile().warnings
     assert "the latest 9999-12-31 23:59:59" in warning
 
@@ -354,7 +354,7 @@ def test_time_beyond_the_calendar_has_a_year() -> None:
     assert times.in_words() == "the year -1199 to the year 11160, UTC"
 
 
-def test_no_times_are_none() -> None:
+def test_column_without_times_has_none() -> None:
     assert TimeStatistics(_NOW).in_words() == "none"
     assert TimeStatistics(_NOW).warnings(str) == []
 

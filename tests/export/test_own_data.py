@@ -58,7 +58,7 @@ def command(own: Path, artifacts: str = "artifacts", seed: int = 7) -> list[str]
     return [sys.executable, "-m", "swiftrec.export", *flags, "--allow-lossy"]
 
 
-def test_own_data_and_checkpoint_become_a_served_bundle_after_a_kill(own: Path) -> None:
+def test_killed_export_resumes_to_a_bundle_that_serves(own: Path) -> None:
     with subprocess.Popen(command(own), cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         next(line for line in process.stderr if "distil" in line)  # the stage has begun
@@ -87,7 +87,7 @@ def test_own_data_and_checkpoint_become_a_served_bundle_after_a_kill(own: Path) 
     assert not (own / "artifacts" / "own" / "2").exists()  # nothing that is done is done twice
 
 
-def test_no_variant_within_the_gates_is_an_error_with_each_reason(
+def test_export_names_every_reason_when_no_variant_passes_its_gates(
     own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = [flag for flag in command(own)[3:] if flag != "--allow-lossy"]
@@ -100,7 +100,7 @@ def test_no_variant_within_the_gates_is_an_error_with_each_reason(
     assert not list(tmp_path.iterdir())
 
 
-def test_bundle_that_answers_differently_is_refused(own: Path) -> None:
+def test_bundle_with_other_results_is_refused(own: Path) -> None:
     bundle = load_bundle(own / "artifacts" / "own")
     wrong = [{"texts": ["red lamp"], "seen": [], "top": ["no", "such"]}]
     with Recommender(bundle, EngineOptions()) as engine, pytest.raises(GateError, match="evaluated top ten"):
@@ -114,7 +114,7 @@ def made(own: Path, artifacts: str, seed: int) -> dict[str, str]:
     return {name: sha256 for name, sha256 in files.items() if name not in ("MODEL_CARD.md", "report.html")}
 
 
-def test_same_seed_gives_the_same_bundle_and_another_seed_does_not(own: Path) -> None:
+def test_bundle_is_deterministic_for_a_seed(own: Path) -> None:
     first, again, other = made(own, "artifacts", 7), made(own, "again", 7), made(own, "other", 8)
     encoders = {f"encoder.{variant}.onnx" for variant in ("bert1-fp32", "bert1-int8", "bert1x32-fp32", "static-fp32")}
     assert {"ranker.onnx", "tokenizer.json", ITEMS, VECTORS} | encoders <= {*first}

@@ -189,7 +189,7 @@ def test_attribute_may_be_a_date_beyond_the_calendar_of_python(tmp_path: Path, a
 @pytest.mark.parametrize(
     "array", [pa.array([2**31 - 1, 0], pa.date32()), pa.array([-(2**62), 0], pa.timestamp("us", tz="UTC"))]
 )
-def test_date_that_nothing_can_write_is_named(tmp_path: Path, array: pa.Array) -> None:
+def test_date_beyond_every_format_is_named(tmp_path: Path, array: pa.Array) -> None:
     cells = {"item_id": ["a", "b"], "text": ["x", "y"], "until": array}
     parquet.write_table(pa.table(cells), tmp_path / "items.parquet")
     report = Scan(tmp_path, lambda _: None, LoadOptions(needs_interactions=False)).issues.report()
@@ -197,7 +197,7 @@ def test_date_that_nothing_can_write_is_named(tmp_path: Path, array: pa.Array) -
     assert "is a date or time outside the years that can be written" in report
 
 
-def test_floats_of_32_bits_are_the_number_that_was_written(tmp_path: Path) -> None:
+def test_float32_has_the_shortest_decimal_form(tmp_path: Path) -> None:
     result, _ = scan(tmp_path, Role.RATING, pa.float32(), [0.1, 4.7, None, 2.3][:2] * 2)
     assert result.interactions.history_ratings()[0].tolist() == [0.1, 4.7, 0.1, 4.7]
 

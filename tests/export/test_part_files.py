@@ -130,7 +130,7 @@ _WRONG: list[tuple[str, bytes | None, str]] = [
 
 
 @pytest.mark.parametrize(("name", "data", "message"), _WRONG)
-def test_folder_that_is_no_table_is_named(tmp_path: Path, name: str, data: bytes | None, message: str) -> None:
+def test_folder_without_a_table_is_named(tmp_path: Path, name: str, data: bytes | None, message: str) -> None:
     write(tmp_path, "items", _ITEMS, ".csv")
     folder = write_parts(tmp_path / "interactions", _EVENTS, ".csv")
     if data is None:
@@ -178,7 +178,7 @@ def test_gzip_without_its_suffix_is_named(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl.gz"])
-def test_content_that_is_no_text_is_one_sentence(tmp_path: Path, suffix: str, begin: bytes, said: str) -> None:
+def test_binary_content_is_refused_in_one_sentence(tmp_path: Path, suffix: str, begin: bytes, said: str) -> None:
     write(tmp_path, "items", _ITEMS, ".csv")
     path = tmp_path / f"interactions{suffix}"
     path.write_bytes(gzip.compress(begin) if suffix.endswith(".gz") else begin)
@@ -197,7 +197,7 @@ def test_folder_with_old_rows_beside_the_current_ones_is_refused(tmp_path: Path,
     assert f"{tmp_path / 'interactions'}: a table of {maker}, whose files also hold replaced" in report(tmp_path)
 
 
-def test_damaged_parquet_is_one_line(tmp_path: Path) -> None:
+def test_damaged_parquet_is_reported_on_one_line(tmp_path: Path) -> None:
     """What is said of a damaged page header has several lines."""
     write(tmp_path, "items", _ITEMS, ".csv")
     whole = bytearray(content(_EVENTS, ".parquet"))
@@ -216,7 +216,7 @@ def test_file_of_another_format_is_named(tmp_path: Path) -> None:
     assert "; interactions.csv.zip, interactions.tsv cannot be read: convert it" in report(tmp_path)
 
 
-def test_folder_with_the_name_of_a_table_is_ignored_if_there_is_a_file(tmp_path: Path) -> None:
+def test_file_wins_over_a_folder_of_the_same_table(tmp_path: Path) -> None:
     write(tmp_path, "items", _ITEMS, ".csv")
     write(tmp_path, "interactions", _EVENTS, ".csv")
     (tmp_path / "items").mkdir()

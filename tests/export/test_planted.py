@@ -105,7 +105,7 @@ def test_each_part_finds_what_is_planted_for_it(mixed: Parts) -> None:
     assert mixed.ndcg(POPULAR) > 0.7 * best["popularity alone"] > 2 * chance
 
 
-def test_blend_is_above_each_part_alone_and_below_the_true_model(mixed: Parts) -> None:
+def test_blend_beats_each_part_and_not_the_true_model(mixed: Parts) -> None:
     blended = mixed.ndcg(mixed.fitted())
     assert blended > 1.1 * max(mixed.ndcg(weights) for weights in (MEMORY, TEXT, POPULAR))
     assert blended < mixed.best()["the true model"]
@@ -130,7 +130,7 @@ def test_true_model_is_the_best_of_all(mixed: Parts) -> None:
     assert whole > max(best.values())
 
 
-def test_no_one_has_an_item_twice_or_before_it_came_out(mixed: Parts) -> None:
+def test_histories_have_no_repeats_and_no_unreleased_items(mixed: Parts) -> None:
     model, dataset = mixed.world, mixed.dataset
     times = np.concatenate(dataset.times)
     span = (times - times.min()) / (times.max() - times.min())
@@ -149,7 +149,7 @@ def test_items_differ_in_their_titles_and_show_their_topic_in_words_alone(mixed:
         assert set(item.attributes) == {"kind", "year"}
 
 
-def test_topics_have_equally_many_words_and_share_none() -> None:
+def test_topics_have_equal_numbers_of_distinct_words() -> None:
     words = [word for topic in TOPICS for word in topic]
     assert len(words) == len(set(words)) == len(TOPICS) * len(TOPICS[0])
     assert len(set(ADJECTIVES)) == len(ADJECTIVES)
@@ -182,7 +182,7 @@ def test_command_writes_a_data_set_that_an_export_takes(tmp_path: Path, capsys: 
         ([], "exists: name a folder that does not, or remove it"),
     ],
 )
-def test_refusals_are_one_sentence_and_leave_the_folder_alone(
+def test_invalid_flags_are_refused_in_one_sentence_and_write_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
 ) -> None:
     folder = tmp_path / "kept"

@@ -58,14 +58,14 @@ def test_line_has_stage_step_and_times() -> None:
     assert "so far" in shown.line()
 
 
-def test_line_of_a_first_run_promises_nothing() -> None:
+def test_line_of_a_first_run_has_no_forecast() -> None:
     shown = StageProgress(Console(file=io.StringIO()), "data", 1, 7, ["finetune"], Forecast({}), Clock())
     assert shown.line() == "  data: 0 s so far; stage 1 of 7"
     alone = StageProgress(Console(file=io.StringIO()), "verify", clock=Clock())
     assert alone.line() == "  verify: 0 s so far; stage verify alone"
 
 
-def test_line_of_a_hundred_characters_is_one_line() -> None:
+def test_long_line_is_not_wrapped() -> None:
     shown = progress(Clock())
     shown.console.width = 40
     with shown.bar("a name that is long enough to be wrapped by a console of forty columns", 3):
@@ -73,7 +73,7 @@ def test_line_of_a_hundred_characters_is_one_line() -> None:
     assert written(shown).count("\n") == 1
 
 
-def test_forecast_takes_the_last_time_else_the_typical_share() -> None:
+def test_forecast_uses_the_last_run_or_the_typical_share() -> None:
     forecast = Forecast({"data": 4, "verify": 14, "own": 5}, _SHARES)
     assert forecast.of("verify") == 14
     assert forecast.of("own") == 5
@@ -100,7 +100,7 @@ def test_lines_are_printed_until_the_stage_ends(monkeypatch: pytest.MonkeyPatch,
     assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
 
 
-def test_nothing_is_printed_before_the_interval_is_over() -> None:
+def test_nothing_is_printed_within_the_first_interval() -> None:
     printed: list[int] = []
     with every(_LONG_S, lambda: printed.append(1)):
         pass

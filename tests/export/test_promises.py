@@ -177,7 +177,7 @@ def test_figures_of_movielens_are_not_judged_by_another_protocol() -> None:
     assert sum("MovieLens" in name for name in missed(quality)) == 3
 
 
-def test_task_that_a_data_set_cannot_have_is_said_with_the_reason() -> None:
+def test_missing_task_is_reported_with_the_reason() -> None:
     quality = record(BERT, STATIC).model_copy(update={"named_comparisons": [], "absent": {"tags": "no item has tags"}})
     result = {promise.name: str(promise) for promise in all_promises(quality, QUICK, ITEMS) if promise.value is None}
     ended = [line for name, line in result.items() if "on tags" in name]
@@ -219,14 +219,14 @@ def test_speed_is_judged_by_its_median_and_shown_with_its_rounds() -> None:
         (record(BERT, STATIC, differences=(0, 0, -0.001)), ["cold minus frozen encoder"]),
     ],
 )
-def test_each_promise_is_missed_alone(quality: Quality, words: list[str]) -> None:
+def test_each_promise_can_be_missed_alone(quality: Quality, words: list[str]) -> None:
     result = missed(quality)
     assert len(result) == len(words)
     assert all(word in name for word, name in zip(words, result, strict=True))
 
 
 @pytest.mark.parametrize(("items", "is_met"), [(1_000, True), (100, False)])
-def test_cold_is_compared_with_chance_if_popularity_has_no_cold_item(items: int, is_met: bool) -> None:
+def test_cold_is_compared_with_chance_when_popularity_has_no_cold_item(items: int, is_met: bool) -> None:
     quality = record(BERT, STATIC, popular=0.0)  # cold .06; chance is .0045 of 1,000 items and .0454 of 100
     (result,) = [promise for promise in all_promises(quality, QUICK, items) if "3x popularity" in promise.name]
     assert result.is_met == is_met
@@ -289,7 +289,7 @@ def test_unmeasured_teacher_by_time_names_the_command(tmp_path: Path, left: str)
 
 
 @pytest.mark.parametrize(("teacher", "code"), [(0.11, 0), (0.10, 1)])
-def test_command_exits_1_when_one_is_missed(
+def test_command_exits_1_when_a_promise_is_missed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], teacher: float, code: int, tmp_path: Path
 ) -> None:
     def load(_: Path) -> Quality:

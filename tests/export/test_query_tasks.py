@@ -61,7 +61,7 @@ def tasks(dataset: Dataset) -> Tasks:
     return tasks_of(dataset)
 
 
-def test_every_task_is_requested_of_a_data_set_that_can_have_it(tasks: Tasks) -> None:
+def test_every_task_is_made_when_the_data_allow_it(tasks: Tasks) -> None:
     assert tasks.absent == {}
     assert {*tasks.cases} == {*TASKS}
     assert all(len(query.texts) == len(query.cases.targets) > 20 for query in tasks.queries.values())
@@ -74,7 +74,7 @@ def test_templates_of_training_validation_and_evaluation_are_disjoint() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_request_is_among_the_texts_that_training_reads(seed: int) -> None:
+def test_queries_of_tasks_are_not_in_the_training_texts(seed: int) -> None:
     for dataset in (made(), made(tags=True)):
         texts = write_texts(dataset, seed)
         read = {*texts.all}
@@ -83,7 +83,7 @@ def test_no_request_is_among_the_texts_that_training_reads(seed: int) -> None:
         assert not {text for task, query in requests.items() if task != "title" for text in query.texts} & read
 
 
-def test_requests_that_training_reads_are_left_out(dataset: Dataset, tasks: Tasks) -> None:
+def test_queries_found_in_training_texts_are_left_out(dataset: Dataset, tasks: Tasks) -> None:
     texts = write_texts(dataset, 1)
     seen = tasks.queries["negation"].texts[0]
     fewer = tasks_of(dataset, replace(texts, others=[seen, *tasks.queries["conditions"].texts]))
@@ -94,7 +94,7 @@ def test_requests_that_training_reads_are_left_out(dataset: Dataset, tasks: Task
     assert "training reads" in fewer.absent["conditions"]
 
 
-def test_titles_are_exact_and_same_titles_count_as_found(dataset: Dataset, tasks: Tasks) -> None:
+def test_items_with_equal_titles_all_count_as_found(dataset: Dataset, tasks: Tasks) -> None:
     requests = tasks.queries["title"]
     for n, text in enumerate(requests.texts):
         item = int(requests.cases.targets[n])
@@ -151,7 +151,7 @@ def test_text_tasks_exclude_no_history(tasks: Tasks) -> None:
     assert not any(len(masked) for query in tasks.queries.values() for masked in query.cases.masked)
 
 
-def test_repeated_item_is_no_paraphrase_of_itself(dataset: Dataset) -> None:
+def test_item_is_not_a_paraphrase_of_itself_when_repeated(dataset: Dataset) -> None:
     again = [np.append(history, history[-1]) for history in dataset.histories[:30]]
     parts = leave_one_out(replace(dataset, histories=[*again, *dataset.histories[30:]]), cold_share=0, repeats="allow")
     result = make_tasks(dataset, write_texts(dataset, 1), parts, 1).queries["paraphrase"].cases
@@ -183,7 +183,7 @@ def test_query_names_attributes_and_never_the_title_in_lower_case(dataset: Datas
         assert sorted(text.split()) == sorted([*values, "story"])
 
 
-def test_every_item_that_is_described_by_what_is_requested_counts_as_found(dataset: Dataset, tasks: Tasks) -> None:
+def test_every_item_that_matches_the_query_counts_as_found(dataset: Dataset, tasks: Tasks) -> None:
     tagged = tasks_of(made(tags=True)).queries["tags"]
     for text, item, same in zip(tagged.texts, tagged.cases.targets.tolist(), tagged.cases.equivalents, strict=True):
         assert {item, *same.tolist()} == {n for n in range(_ITEMS) if f"tag {n % 15}" == text}
@@ -196,7 +196,7 @@ def test_every_item_that_is_described_by_what_is_requested_counts_as_found(datas
     assert any(len(same) for same in requests.cases.equivalents)
 
 
-def test_column_of_tags_is_requested_and_kept_from_training() -> None:
+def test_tag_column_is_queried_and_not_trained_on() -> None:
     dataset = made(tags=True)
     texts = write_texts(dataset, 1)
     assert not [text for text in texts.all if "tag " in text.lower()]
@@ -216,9 +216,7 @@ def test_column_of_tags_is_requested_and_kept_from_training() -> None:
         (made(attributes=False), "negation", "no attribute value of a target"),
     ],
 )
-def test_task_that_a_data_set_cannot_have_is_absent_with_one_sentence_why(
-    dataset: Dataset, task: str, why: str
-) -> None:
+def test_missing_task_has_one_sentence_with_the_reason(dataset: Dataset, task: str, why: str) -> None:
     result = tasks_of(dataset)
     assert why in result.absent[task]
     assert "\n" not in result.absent[task]
@@ -261,7 +259,7 @@ def test_best_of_the_items_that_count_as_target_is_ranked() -> None:
     assert rank(lambda part: scores[part], masked, 5).recall.tolist() == [1, 0]
 
 
-def test_violating_is_the_share_of_the_list_that_is_excluded() -> None:
+def test_violation_is_the_share_of_excluded_items_in_the_list() -> None:
     top = np.array([[0, 1, 2, 3, *[-1] * 6], [-1] * 10])
     result = RankedCases(np.array([0, 7]), top).violating([np.array([1, 3, 9]), np.array([0])])
     assert result.tolist() == [0.5, 0.0]

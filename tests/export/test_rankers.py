@@ -41,7 +41,7 @@ def test_graph_of_every_ranker_equals_pytorch(tmp_path: Path, kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", ["transformer", "gru"])
-def test_parity_sees_a_wrong_weight(tmp_path: Path, kind: str) -> None:
+def test_parity_detects_a_wrong_weight(tmp_path: Path, kind: str) -> None:
     """Negative control."""
     trace_ranker("ranker", ranker(kind), tmp_path / "ranker.onnx", _WIDTH, _LONGEST)
     other = ranker(kind)
@@ -75,7 +75,7 @@ def test_ranker_that_depends_on_its_batch_is_refused_with_value_and_threshold(tm
         trace_ranker("ranker", Careless(), tmp_path / "ranker.onnx", _WIDTH, _LONGEST)
 
 
-def test_random_users_have_every_length_and_every_kind() -> None:
+def test_random_users_cover_every_length_and_kind_of_event() -> None:
     users = random_users(48, 4, _LONGEST)
     assert {len(user.kinds) for user in users} == set(range(1, _LONGEST + 1))
     assert {int(kind) for user in users for kind in user.kinds} == {0, 1, 2}
@@ -113,7 +113,7 @@ def adopt_by(made: StoppedJob, ranker: str | None, histories: list[NDArray[np.in
     replace(dataset(), histories=histories).save(made.folder("data"))
 
 
-def test_nothing_is_kept_from_an_adopted_recommender(tmp_path: Path) -> None:
+def test_adopted_recommender_has_no_held_out_items(tmp_path: Path) -> None:
     made = job(tmp_path)
     often = [np.arange(24, dtype=np.int64)] * 12  # every item is taken often enough to be kept from training
     assert len(split_of(made, replace(dataset(), histories=often)).cold) == 1

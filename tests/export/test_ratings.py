@@ -81,7 +81,7 @@ def test_ratings_are_in_the_order_of_their_interactions(tmp_path: Path, suffix: 
 
 
 @pytest.mark.parametrize("suffix", _FORMATS)
-def test_column_without_a_single_rating_is_none(tmp_path: Path, suffix: str) -> None:
+def test_column_without_ratings_is_ignored(tmp_path: Path, suffix: str) -> None:
     write(tmp_path, [row | {"rating": None} for row in _ROWS], suffix)
     loaded = collected(tmp_path)
     loaded.dataset.save(tmp_path / "out")
@@ -102,7 +102,7 @@ _WRONG: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("rating", "message"), _WRONG)
 @pytest.mark.parametrize("row_index", [0, 8])
-def test_bad_rating_is_named_with_line_and_remedy_and_emptied_on_demand(
+def test_invalid_rating_is_named_and_emptied_on_demand(
     tmp_path: Path, row_index: int, rating: object, message: str
 ) -> None:
     row = {"user_id": "u", "item_id": "a", "timestamp": 9, "rating": rating}
@@ -265,7 +265,7 @@ def margin(folder: Path) -> float:
 
 
 @pytest.mark.parametrize(("loss", "tells"), [("mse", True), ("softmax", False)])
-def test_mse_ranks_what_is_rated_high_above_what_is_rated_low_and_softmax_does_not(
+def test_mse_ranks_high_ratings_above_low_ones_and_softmax_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, tells: bool
 ) -> None:
     # Validation looks at no ratings; without it the last epoch is kept.
@@ -295,7 +295,7 @@ def test_mse_with_the_same_rating_everywhere_is_mse_without_ratings(tmp_path: Pa
     assert bytes_of["same"] == bytes_of["unrated"] != bytes_of["rated"]
 
 
-def test_rated_tables_become_a_teacher_by_mse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_teacher_is_trained_by_mse_on_tables_with_ratings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "swiftrec.export.train.trainer.validate", lambda *_: Validation(0.0, 0.0)
     )  # the last epoch is kept

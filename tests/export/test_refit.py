@@ -41,7 +41,7 @@ def again(tiny_job: StoppedJob, split: Split, epochs: int = 2) -> Teacher:
     return refit(tiny_job, data_of, tested, pooled, epochs, seed=tiny_job.settings.seed)[0]
 
 
-def test_refit_learns_from_events_that_the_test_kept_back(tuned: StoppedJob) -> None:
+def test_refit_learns_from_held_out_events(tuned: StoppedJob) -> None:
     data = Dataset.load(tuned.folder("data"))
     histories = [history.copy() for history in data.histories]
     histories[3][-1] = histories[5][-2] = 23  # only in what tests and validates
@@ -67,7 +67,7 @@ def finetuned(folder: Path, *flags: str) -> StoppedJob:
     return tiny_job
 
 
-def test_users_with_two_or_three_events_train_in_it_and_those_with_one_do_not() -> None:
+def test_refit_uses_users_with_at_least_two_events() -> None:
     whole = dataset()
     short = [np.array(row, dtype=np.int64) for row in ([20, 21], [1, 2, 3], [5], [7, 7])]
     split = everything(replace(whole, histories=[*whole.histories, *short]))
@@ -76,7 +76,7 @@ def test_users_with_two_or_three_events_train_in_it_and_those_with_one_do_not() 
     assert again.train[-1].tolist() == [7, 7]
 
 
-def test_item_of_short_histories_alone_is_learned_by_the_model_of_all_events(tuned: StoppedJob) -> None:
+def test_refit_learns_items_that_occur_only_in_short_histories(tuned: StoppedJob) -> None:
     data = Dataset.load(tuned.folder("data"))
     histories = [np.where(history == 23, 22, history) for history in data.histories]
     short = [np.array([n, 23], dtype=np.int64) for n in range(6)]
@@ -84,7 +84,7 @@ def test_item_of_short_histories_alone_is_learned_by_the_model_of_all_events(tun
     assert not again(tuned, everything(replace(data, histories=histories))).residual[23].any()
 
 
-def test_training_again_takes_the_epochs_that_validation_chose(tuned: StoppedJob) -> None:
+def test_refit_trains_for_the_best_number_of_epochs(tuned: StoppedJob) -> None:
     curve = tuned.folder("finetune") / "curve.json"
     curve.write_text('[{"epoch": 1, "validation_ndcg": 0.2}, {"epoch": 2, "validation_ndcg": 0.1}]')
     split = everything(Dataset.load(tuned.folder("data")))
@@ -95,7 +95,7 @@ def test_training_again_takes_the_epochs_that_validation_chose(tuned: StoppedJob
     assert len(train_on_all(tuned, split).losses) == 2
 
 
-def test_cold_items_are_mapped_as_the_first_training_chose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refit_maps_cold_items_with_the_chosen_strength(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_job = job(tmp_path)
     data = Dataset.load(tiny_job.folder("data"))
     without = replace(data, histories=[np.where(history == 23, 22, history) for history in data.histories])
@@ -113,7 +113,7 @@ def test_cold_items_are_mapped_as_the_first_training_chose(tmp_path: Path, monke
     assert (before != after).any(1).nonzero().flatten().tolist() == [23]
 
 
-def test_texts_before_bert_was_tuned_are_kept_only_if_it_was(tuned: StoppedJob, tmp_path: Path) -> None:
+def test_vectors_of_the_untuned_bert_are_kept_only_when_it_was_tuned(tuned: StoppedJob, tmp_path: Path) -> None:
     pooled = torch.from_numpy(np.load(tuned.folder("finetune") / "pooled.npy"))
     assert not (tuned.folder("finetune") / "untuned.npy").exists()
     assert torch.equal(load_untuned(tuned.folder("finetune"), 24), pooled[:24])
@@ -124,7 +124,7 @@ def test_texts_before_bert_was_tuned_are_kept_only_if_it_was(tuned: StoppedJob, 
     assert not torch.allclose(untuned, own[:24])
 
 
-def test_augmented_texts_are_encoded_by_the_tuned_bert_in_the_order_that_training_reads(tmp_path: Path) -> None:
+def test_augmented_texts_are_encoded_by_the_tuned_bert_in_training_order(tmp_path: Path) -> None:
     tiny_job = finetuned(tmp_path, "--backbone-layers", "1", "--augment", "2")
     texts, folder = Texts.load(tiny_job.folder("data")), tiny_job.folder("finetune")
     ways = augmented(texts, 2, tiny_job.settings.seed, tiny_job.settings.synonyms)
@@ -142,14 +142,14 @@ def test_augmented_texts_are_encoded_by_the_tuned_bert_in_the_order_that_trainin
             torch.testing.assert_close(encoder.pool(*pad(tokenizer.encode([every[row]])))[0], pooled[row])
 
 
-def test_several_teachers_guide_the_model_of_all_events_too(tuned: StoppedJob, tmp_path: Path) -> None:
+def test_refit_distils_several_teachers_too(tuned: StoppedJob, tmp_path: Path) -> None:
     split = everything(Dataset.load(tuned.folder("data")))
     several = finetuned(tmp_path / "several", "--teachers", "2")
     (several.folder("finetune") / "curve.json").write_bytes((tuned.folder("finetune") / "curve.json").read_bytes())
     assert not torch.allclose(train_on_all(several, split).items, train_on_all(tuned, split).items)
 
 
-def test_best_epoch_is_the_one_that_validated_best(tmp_path: Path) -> None:
+def test_best_epoch_has_the_best_validation_result(tmp_path: Path) -> None:
     (tmp_path / "curve.json").write_text(
         '[{"epoch": 1, "validation_ndcg": 0.1}, {"epoch": 2, "validation_ndcg": 0.3}, '
         '{"epoch": 3, "validation_ndcg": 0.3}, {"epoch": 4, "validation_ndcg": 0.2}]'
@@ -168,13 +168,13 @@ def trainer(tiny_job: StoppedJob, *flags: str, negatives: int | None = None, lim
 
 
 @pytest.mark.parametrize(("limit", "steps"), [(800, 6), (4, 4)])
-def test_epoch_reads_no_more_batches_than_it_may(tmp_path: Path, limit: int, steps: int) -> None:
+def test_epoch_reads_at_most_the_maximum_of_batches(tmp_path: Path, limit: int, steps: int) -> None:
     tiny_job = trainer(job(tmp_path), limit=limit)
     assert len([*tiny_job.batches(0)]) == tiny_job.schedule(1).batches == steps
 
 
 @pytest.mark.parametrize(("optimiser", "is_sparse"), [("adamw", True), ("sgd", False)])
-def test_sampled_loss_moves_only_residuals_of_items_that_it_drew(
+def test_sampled_loss_updates_only_residuals_of_sampled_items(
     tmp_path: Path, optimiser: Literal["adamw", "sgd"], *, is_sparse: bool
 ) -> None:
     tiny_job = trainer(job(tmp_path), "--optimiser", optimiser, negatives=1, limit=1)

@@ -54,7 +54,7 @@ def students(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     return made
 
 
-def test_student_that_was_not_fused_is_refused_and_the_others_go_on(
+def test_unfused_student_is_refused_and_the_others_continue(
     students: StoppedJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx, "fuse", careless)
@@ -90,7 +90,7 @@ def test_every_variant_records_every_gate_of_its_graph(students: StoppedJob) -> 
         assert "; ".join(failed) == "; ".join(filter(None, (variant.refused, variant.exception)))
 
 
-def test_rewritten_graph_that_differs_takes_the_student_out(
+def test_student_is_refused_when_its_rewritten_graph_differs(
     students: StoppedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rewriting changes a weight."""
@@ -114,7 +114,7 @@ def test_rewritten_graph_that_differs_takes_the_student_out(
     assert refused.endswith(", at most 0.0001")
 
 
-def test_vectors_that_are_no_numbers_fail_their_gates() -> None:
+def test_vectors_that_are_not_finite_fail_their_gates() -> None:
     good, bad = np.ones((2, 3), np.float32), np.ones((2, 3), np.float32)
     bad[1, 2] = np.nan
     assert difference(good, good) == 0
@@ -123,7 +123,7 @@ def test_vectors_that_are_no_numbers_fail_their_gates() -> None:
     assert mean_cosine(good, bad, 2) == mean_cosine(good, bad, 3) == -1
 
 
-def test_students_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_student_records_round_trip(tmp_path: Path) -> None:
     refused = at_most("parity with PyTorch", 1e-3, 1e-4)
     result = [Student("bert3", 3, 384, 128, (refused,)), Student("static", 0, 256, 128)]
     save_students(result, tmp_path)

@@ -90,7 +90,7 @@ def named(job: Job, row: dict[str, list[str]]) -> set[str]:
     return {f"i{titles.index(text)}" for text in row["texts"] if titles.count(text) == 1}
 
 
-def test_users_with_few_items_left_have_short_lists_and_the_export_ends(excluded: tuple[Job, str]) -> None:
+def test_users_with_few_items_left_have_short_lists_and_the_export_finishes(excluded: tuple[Job, str]) -> None:
     job, _ = excluded
     bundle, quality = packaged(job)
     assert bundle.manifest.exclude_history
@@ -102,7 +102,7 @@ def test_users_with_few_items_left_have_short_lists_and_the_export_ends(excluded
         assert _ITEMS - _ALIKE <= len(row["top"]) + len(named(job, row)) <= _ITEMS
 
 
-def test_baseline_finds_no_more_than_its_lists_show(excluded: tuple[Job, str]) -> None:
+def test_baseline_hits_are_limited_to_its_lists(excluded: tuple[Job, str]) -> None:
     """With every row written twice and the target in its own history, item kNN had a recall of 1."""
     _, quality = packaged(excluded[0])
     lists = quality.lists["item kNN"]
@@ -130,7 +130,7 @@ def test_repeats_that_are_allowed_are_recommended_and_expected(allowed: tuple[Jo
         assert len(row["top"]) == 10
 
 
-def test_lost_baselines_are_the_last_thing_that_an_export_prints(excluded: tuple[Job, str]) -> None:
+def test_export_ends_with_the_baselines_it_does_not_beat(excluded: tuple[Job, str]) -> None:
     job, printed = excluded
     _, quality = packaged(job)
     assert [comparison.task for comparison in quality.comparisons] == [*quality.tasks["frozen encoder"]]
@@ -138,7 +138,7 @@ def test_lost_baselines_are_the_last_thing_that_an_export_prints(excluded: tuple
     assert [line.strip() for line in after.splitlines()[1:-1]] == quality.warnings
 
 
-def test_required_baselines_stop_an_export_that_loses_and_leave_no_bundle(
+def test_required_baselines_stop_an_export_that_does_not_beat_them(
     folder: Path, allowed: tuple[Job, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows written twice make the last item the next one, which transitions find and an untrained model does not."""

@@ -38,7 +38,7 @@ _KEYS = (
 )
 
 
-def test_record_is_read_as_it_was_written(quality: Quality) -> None:
+def test_record_round_trips(quality: Quality) -> None:
     assert Quality.model_validate_json(quality.model_dump_json()) == quality
     assert Quality.model_validate(json.loads(quality.model_dump_json())) == quality
 
@@ -66,7 +66,7 @@ def test_json_has_intervals_and_the_failed_gates_of_each_variant(quality: Qualit
     assert (result["protocol"], result["machine"]) == ("leave-one-out", "a machine")
 
 
-def test_rounds_of_the_speeds_are_reported_if_recorded(quality: Quality) -> None:
+def test_rounds_of_the_speeds_are_reported_when_recorded(quality: Quality) -> None:
     first, *others = quality.variants
     timed = first.model_copy(update={"texts_per_s_range": (780.0, 1_010.0), "speedup_range": (8.2, 8.9)})
     changed = quality.model_copy(update={"variants": [timed, *others]})
@@ -77,7 +77,7 @@ def test_rounds_of_the_speeds_are_reported_if_recorded(quality: Quality) -> None
     assert rows[0]["speedup_range"] == (8.2, 8.9)
 
 
-def test_variant_is_marked_default_only_of_the_device_it_was_made_for(quality: Quality) -> None:
+def test_variant_is_marked_as_default_only_for_its_device(quality: Quality) -> None:
     chosen = {"cpu": Default("bert3-int8", ""), "cuda": Default("bert3-fp32", "")}  # cuda borrows a graph of the cpu's
     rows = {row["name"]: row for row in as_json(quality.model_copy(update={"default": chosen}))["variants"]}
     assert [name for name, row in rows.items() if row["default"]] == ["bert3-int8"]
@@ -108,7 +108,9 @@ def test_ranker_and_word_pieces_are_reported(quality: Quality) -> None:
     assert not any("word pieces" in line for line in remarks(quality))
 
 
-def test_lost_baselines_are_in_report_card_and_page(tmp_path: Path, quality: Quality, manifest: Manifest) -> None:
+def test_baselines_not_beaten_are_in_terminal_card_and_html(
+    tmp_path: Path, quality: Quality, manifest: Manifest
+) -> None:
     def compared(task: str, difference: Figure) -> Comparison:
         return Comparison(
             task=task,
@@ -144,7 +146,7 @@ def test_lost_baselines_are_in_report_card_and_page(tmp_path: Path, quality: Qua
     assert quality.warnings == []
 
 
-def test_tasks_of_every_kind_their_shares_and_why_one_is_absent_are_in_report_card_and_page(
+def test_all_tasks_shares_and_missing_tasks_are_in_terminal_card_and_html(
     tmp_path: Path, quality: Quality, manifest: Manifest
 ) -> None:
     rows = {name: row | {task: Figure(0.4, 0.3, 0.5) for task in MAKERS} for name, row in quality.tasks.items()}
@@ -181,7 +183,7 @@ def _card_of(tmp_path: Path, manifest: Manifest, quality: Quality) -> str:
     return (tmp_path / "card.md").read_text()
 
 
-def test_groups_below_popularity_are_in_the_warnings_and_others_are_not(quality: Quality) -> None:
+def test_only_groups_below_popularity_are_in_the_warnings(quality: Quality) -> None:
     def compared(group: str, high: float) -> Comparison:
         difference = Figure(-0.02, -0.03, high)
         figures = {"own": 0.04, "other": 0.06, "difference": difference, "cases": 50}
@@ -197,7 +199,7 @@ def test_groups_below_popularity_are_in_the_warnings_and_others_are_not(quality:
     assert [(row["group"], row["loses"]) for row in rows] == [("age 50 to 73", True), ("age 7", False)]
 
 
-def test_cold_is_reported_as_a_pair_with_the_share_of_new_items(
+def test_cold_and_ids_are_reported_with_the_share_of_new_items(
     tmp_path: Path, quality: Quality, manifest: Manifest
 ) -> None:
     element = Figure(0.0149, 0.009, 0.021)
@@ -236,7 +238,7 @@ def test_card_says_whether_items_are_recommended_again(
     assert f"items of the history {words}, ties" in (tmp_path / "card.md").read_text()
 
 
-def test_gate_of_the_packaged_bundle_is_reported_if_recorded(quality: Quality) -> None:
+def test_gate_of_the_packaged_bundle_is_reported_when_recorded(quality: Quality) -> None:
     changed = quality.model_copy(update={"packaged": packaged(0.996)})
     line = "The packaged bundle in the server's pipeline: share of the evaluated top ten 0.996, at least 0.99."
     assert line in remarks(changed)
@@ -246,7 +248,7 @@ def test_gate_of_the_packaged_bundle_is_reported_if_recorded(quality: Quality) -
     assert as_json(quality)["packaged"] is None
 
 
-def test_card_and_page_have_the_figures_and_need_nothing_else(
+def test_card_and_html_have_the_figures_and_no_external_parts(
     tmp_path: Path, quality: Quality, manifest: Manifest
 ) -> None:
     write_card(tmp_path / "card.md", manifest, quality)
@@ -264,7 +266,7 @@ def test_card_and_page_have_the_figures_and_need_nothing_else(
         ElementTree.fromstring(drawing)  # noqa: S314 (our own)
 
 
-def test_page_draws_the_curve_of_all_that_was_trained(tmp_path: Path, quality: Quality, manifest: Manifest) -> None:
+def test_html_has_the_curve_of_every_trained_model(tmp_path: Path, quality: Quality, manifest: Manifest) -> None:
     moving = [{"epoch": 1, "loss": 0.2, "validation_ndcg": 0.10}, {"epoch": 2, "loss": 0.1, "validation_ndcg": 0.11}]
     losses = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.4}]
     changed = quality.model_copy(update={"curves": {"encoder": moving, "bert3": losses}})

@@ -64,7 +64,7 @@ def shown(summary: SeedsSummary) -> str:
     return console.export_text()
 
 
-def test_figures_are_mean_lowest_and_highest_over_the_seeds() -> None:
+def test_figures_are_mean_and_range_over_the_seeds() -> None:
     summary = SeedsSummary.of(TEACHERS)
     spread = summary.tasks[TEACHER]["ids"]
     assert spread.mean == pytest.approx(0.3)
@@ -75,7 +75,7 @@ def test_figures_are_mean_lowest_and_highest_over_the_seeds() -> None:
     assert not summary.retained
 
 
-def test_differences_are_of_each_seed_with_the_yardstick_that_was_best_there() -> None:
+def test_differences_are_to_the_best_baseline_of_each_seed() -> None:
     result = {
         (element.subject, element.yardstick, element.task): element for element in SeedsSummary.of(TEACHERS).paired
     }
@@ -86,7 +86,7 @@ def test_differences_are_of_each_seed_with_the_yardstick_that_was_best_there() -
     assert result[TEACHER, "frozen encoder", "cold at the same share of new items"].mean == pytest.approx(0.03)
 
 
-def test_whole_exports_add_the_default_variant_and_what_students_keep() -> None:
+def test_full_exports_add_the_default_variant_and_its_share_of_the_teacher() -> None:
     wholes = [record(BERT, STATIC, ids=0.1), record(STATIC, BERT, ids=0.3)]  # another default with another seed
     summary = SeedsSummary.of([Measured(n, teacher(0.1), quality) for n, quality in enumerate(wholes)])
     assert summary.tasks[DEFAULT]["ids"].mean == pytest.approx(0.2)
@@ -107,7 +107,7 @@ def test_task_of_one_seed_only_is_shown_with_a_gap() -> None:
     assert "+0.3000 [+0.290, +0.310]" in shown(summary)
 
 
-def test_tables_say_what_the_seed_changes_and_what_the_spread_is() -> None:
+def test_tables_explain_the_seed_and_the_spread() -> None:
     text = shown(SeedsSummary.of(TEACHERS))
     assert "mine: NDCG@10, mean over seeds 7, 8, 9 [lowest, highest]" in text
     assert "0.3000 [0.1000, 0.6000]" in text
@@ -152,7 +152,7 @@ def test_each_seed_trains_another_teacher_and_a_rerun_trains_none(
     assert recorded_teachers(settings, "mine", "leave-one-out").keys() == {1}
 
 
-def test_whole_export_of_a_seed_runs_up_to_the_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_export_of_a_seed_ends_with_the_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--preset", "smoke", "--data", str(write(tmp_path)), "--checkpoint", str(tmp_path / "bert")]
     argv = [
         "seeds",
@@ -174,7 +174,7 @@ def test_whole_export_of_a_seed_runs_up_to_the_package(tmp_path: Path, capsys: p
     assert {(TEACHER, BEST, "ids"), (DEFAULT, BEST, "ids"), (DEFAULT, "transitions", "ids")} <= pairs
 
 
-def test_seed_has_a_name_of_its_bundle_and_stages() -> None:
+def test_each_seed_has_separate_stages_and_bundle() -> None:
     settings = SeedsSettings(_cli_parse_args=["--protocol", "time"])
     made = of_seed(settings, 8)
     assert (made.name, made.seed) == ("movielens-quick-time-seed-8", 8)
@@ -191,7 +191,9 @@ def test_seed_has_a_name_of_its_bundle_and_stages() -> None:
         (["verify"], "seeds runs no single stage, got verify: leave it out"),
     ],
 )
-def test_refusals_are_one_sentence(capsys: pytest.CaptureFixture[str], flags: list[str], words: str) -> None:
+def test_invalid_flags_are_refused_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
     assert main(["seeds", *flags]) == 2
     said = capsys.readouterr().err
     assert words in said

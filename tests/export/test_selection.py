@@ -70,7 +70,7 @@ def test_gate_of_a_named_task_overrides_that_of_every_task() -> None:
     assert [(gate.gate, gate.passed) for gate in gates] == [("ids", False), ("cold", True)]
 
 
-def test_gate_that_could_not_be_measured_is_no_pass_and_no_failure() -> None:
+def test_unmeasured_gate_neither_passes_nor_fails() -> None:
     nothing = {"text": None, "query": None, "noisy": None, "overlap": 0.9}
     blind = judge(variant("static-fp32", 9_000), nothing, allow_lossy=False)
     assert (blind.shipped, blind.refused) == (True, "")
@@ -99,7 +99,7 @@ def test_variant_that_could_not_be_run_is_not_shipped() -> None:
     assert (unknown.shipped, unknown.refused) == (False, words)
 
 
-def test_none_left_is_an_error_that_names_every_reason() -> None:
+def test_error_names_every_reason_when_no_variant_is_left() -> None:
     with pytest.raises(GateError, match=r"bert3-fp32: text 0\.5, .*static-fp32: query 0\.1, "):
         defaults([judged("bert3-fp32", 800, text=0.5), judged("static-fp32", 9_000, query=0.1)])
 
@@ -117,7 +117,7 @@ def test_default_is_the_fastest_within_the_stricter_gates() -> None:
     assert "no speed was measured on cuda" in chosen["cuda"].why
 
 
-def test_default_is_the_one_that_keeps_most_when_none_is_within() -> None:
+def test_default_is_the_variant_that_keeps_most_when_none_passes() -> None:
     chosen = defaults([judged("bert3-fp32", 800, text=0.95), judged("bert2-fp32", 1_200, text=0.91)])
     assert chosen["cpu"].name == "bert3-fp32"
     assert "none is within the gates of a default: text 0.95, at least 0.98" in chosen["cpu"].why
@@ -135,7 +135,7 @@ def test_default_is_the_smallest_of_those_within_five_percent_of_the_fastest() -
         assert "the smallest of 2 within 5 % of the fastest of 3 on cpu (9,600 texts/s on one core)" in chosen.why
 
 
-def test_default_of_equal_files_is_the_better_one_and_then_the_first_by_name() -> None:
+def test_default_among_equal_sizes_is_the_better_and_then_the_first_by_name() -> None:
     variants = [judged("b-fp32", 1_000), judged("a-fp32", 990), judged("c-fp32", 1_010, text=1.01)]
     assert defaults(variants)["cpu"].name == "c-fp32"
     assert defaults(variants[:2])["cpu"].name == defaults(variants[1::-1])["cpu"].name == "a-fp32"
@@ -157,7 +157,7 @@ def test_jitter_of_the_measured_rates_does_not_change_the_default(jitter: list[f
     assert defaults(variants)["cpu"].name == "static-int8"
 
 
-def test_front_leaves_out_what_is_slower_worse_and_larger() -> None:
+def test_pareto_front_excludes_dominated_variants() -> None:
     variants = [
         judged("bert3-fp32", 800, megabytes=70),
         judged("bert3-int8", 950, megabytes=50),
@@ -200,7 +200,7 @@ def test_smaller_precision_within_the_gates_passes() -> None:
         assert not gates.failures(result)
 
 
-def test_gate_that_was_passed_is_kept_with_value_and_threshold() -> None:
+def test_passed_gate_is_recorded_with_value_and_threshold() -> None:
     names = ["cosine to fp32", "size against fp32", "speed against fp32"]
     result = gates.smaller_precision(cosine=0.9995, size=0.3, speedup=2.5)
     assert [(element.gate, element.value, element.threshold, element.passed) for element in result] == [

@@ -66,7 +66,7 @@ def test_map_has_orthonormal_columns_and_at_most_128(hidden: int, expected: int)
     assert torch.equal(actual, fit_sentence_map(pooled, 7))
 
 
-def test_map_keeps_the_cosines_of_vectors_that_need_no_more() -> None:
+def test_map_preserves_cosines_when_the_rank_is_low() -> None:
     generator = torch.Generator().manual_seed(0)
     pooled = torch.randn(300, 100, generator=generator) @ torch.randn(100, 256, generator=generator)
     unit, reduced = functional.normalize(pooled, dim=-1), sentence_vectors(pooled, fit_sentence_map(pooled, 0))
@@ -76,7 +76,7 @@ def test_map_keeps_the_cosines_of_vectors_that_need_no_more() -> None:
     assert (other @ other.T - unit @ unit.T).abs().max() > 0.1  # control
 
 
-def test_map_of_very_many_texts_is_fitted_on_some_of_them() -> None:
+def test_map_is_fitted_on_a_sample_when_texts_are_many() -> None:
     assert sample_rows(9, 0).tolist() == list(range(9))
     drawn = sample_rows(200_000, 0)
     assert len(drawn) == 50_000
@@ -84,7 +84,7 @@ def test_map_of_very_many_texts_is_fitted_on_some_of_them() -> None:
     assert (drawn != sample_rows(200_000, 1)).any()
 
 
-def test_sentences_are_unit_vectors_and_are_read_back(tmp_path: Path) -> None:
+def test_sentence_vectors_are_unit_vectors_and_round_trip(tmp_path: Path) -> None:
     pooled = torch.randn(40, _HIDDEN, generator=torch.Generator().manual_seed(0))
     save_sentences(pooled, tmp_path, 0)
     actual, sentence_map = load_sentences(tmp_path, 40), load_sentence_map(tmp_path)
@@ -105,7 +105,7 @@ def test_finetune_writes_the_untouched_checkpoints_vectors(tmp_path: Path, flags
     check_sentences(tuned(tmp_path, *flags))
 
 
-def test_finetune_writes_them_although_all_of_bert_is_fine_tuned(moved: StoppedJob) -> None:
+def test_finetune_writes_untuned_sentence_vectors_when_all_of_bert_is_tuned(moved: StoppedJob) -> None:
     check_sentences(moved)
     every, folder = Texts.load(moved.folder("data")).all, moved.folder("finetune")
     after = sentence_vectors(pooled_by(folder / "checkpoint", [*every]), cast(torch.Tensor, load_sentence_map(folder)))

@@ -70,7 +70,7 @@ def evaluated(running: Recommender) -> evaluation.EvaluatedRecommender:
     )
 
 
-def test_server_excludes_the_items_that_the_tasks_mask_and_has_equal_scores(running: Recommender) -> None:
+def test_server_excludes_the_same_items_as_the_tasks_and_scores_equally(running: Recommender) -> None:
     titles = small.titles()
     texts = [*titles, *(title.split(" (")[0] for title in titles), "Flim a0", "unheard of", small.BY_MEANING, "Film"]
     random, subject = np.random.default_rng(3), evaluated(running)
@@ -88,7 +88,7 @@ def test_server_excludes_the_items_that_the_tasks_mask_and_has_equal_scores(runn
             assert row[position] == pytest.approx(score, abs=1e-4)
 
 
-def test_requests_to_which_no_part_applies_get_popular_items_in_both(tmp_path: Path) -> None:
+def test_requests_without_an_applicable_part_get_popular_items_in_server_and_evaluation(tmp_path: Path) -> None:
     """Not in the order of the catalogue."""
     folder, history = small.write_bundle(tmp_path / "1", weights=Weights(ranker=0, words=1)), np.array([0, 5])
     with small.engine(folder) as engine:
@@ -123,7 +123,7 @@ def subject() -> evaluation.EvaluatedRecommender:
     )
 
 
-def test_event_too_old_to_be_encoded_is_resolved_by_name_alone_even_if_another_user_has_it_recently() -> None:
+def test_old_event_is_resolved_only_by_name_when_another_user_has_it_recently() -> None:
     histories = [np.array([0, 1]), np.array([0, 1, 2])]
     cases = Cases(np.arange(2), histories, np.array([2, 3]))
     _, result = subject().of_texts(cases, _TITLES)

@@ -49,7 +49,9 @@ def trained(split: Split) -> set[int]:
 
 @pytest.mark.parametrize("protocol", ["leave-one-out", "time"])
 @pytest.mark.parametrize("repeats", ["exclude", "allow"])
-def test_always_trained_interactions_are_in_no_test(dataset: Dataset, protocol: Protocol, repeats: Repeats) -> None:
+def test_interactions_that_always_train_are_never_tested(
+    dataset: Dataset, protocol: Protocol, repeats: Repeats
+) -> None:
     again = [np.append(history, history[:3]) for history in dataset.histories]
     times = [np.append(row, row[-1] + np.arange(1, 4)) for row in dataset.times]
     whole = replace(dataset, histories=again, times=times)
@@ -132,7 +134,7 @@ def test_numbers_of_many_values_become_quarters() -> None:
     assert groups[40] == {}  # a user whom the table does not have
 
 
-def test_users_with_two_or_three_interactions_are_only_trained_on() -> None:
+def test_users_with_two_or_three_interactions_are_not_tested() -> None:
     histories = [np.arange(n, dtype=np.int64) + 3 for n in (1, 2, 3, 4, 9)]
     times = [h.astype(np.float64) for h in histories]
     ratings = [(1.0 + h % 5).astype(np.float64) for h in histories]
@@ -148,7 +150,7 @@ def test_users_with_two_or_three_interactions_are_only_trained_on() -> None:
     assert len(split.validation.targets) == len(split.validation.histories) == len(split.warm.targets) == 2
 
 
-def test_user_with_two_interactions_before_the_cut_is_only_trained_on(dataset: Dataset) -> None:
+def test_user_with_two_interactions_before_the_cut_is_not_tested(dataset: Dataset) -> None:
     cut = np.quantile(np.concatenate(dataset.times), 0.8)
     counts = [int((t <= cut).sum()) for t in dataset.times]
     early = counts.index(max(counts))

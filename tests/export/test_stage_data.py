@@ -63,7 +63,7 @@ def test_issues_stop_the_stage_unless_they_are_skipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("late", [True, False])
-def test_export_warns_of_suspicious_times_as_the_doctor_does(
+def test_export_gives_the_same_warnings_of_times_as_doctor(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], late: bool
 ) -> None:
     home = tmp_path / "a, b"  # a folder's name may hold a comma
@@ -122,7 +122,7 @@ def test_movielens_can_be_trained_without_order(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("ratings", [True, False])
-def test_export_says_which_loss_uses_ratings_if_there_are_some(
+def test_export_names_the_loss_that_uses_ratings_when_there_are_ratings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], ratings: bool
 ) -> None:
     write(tmp_path / "data")
@@ -226,7 +226,7 @@ def test_settings_of_the_checkpoint_that_are_not_used_are_printed(
 
 
 @pytest.mark.parametrize("flags", [[], ["--adopt", "never"]])
-def test_unsupported_head_is_ignored_if_only_the_encoder_is_used(tmp_path: Path, flags: list[str]) -> None:
+def test_unsupported_head_is_ignored_when_only_the_encoder_is_used(tmp_path: Path, flags: list[str]) -> None:
     write(tmp_path / "data")
     save_sentence_transformer("bert", tmp_path / "checkpoint")
     unsupported(tmp_path / "checkpoint", "head")

@@ -25,7 +25,7 @@ def ranked(*ranks: int) -> RankedCases:
     return RankedCases(np.array(ranks), np.empty((len(ranks), 10), np.int64))
 
 
-def test_lead_is_over_the_best_baseline_that_reads_ids() -> None:
+def test_lead_is_measured_against_the_best_baseline_on_ids() -> None:
     answers = {
         "weak": {"ids": ranked(20, 1)},
         "good": {"ids": ranked(0, 20)},
@@ -82,7 +82,7 @@ def stage_times(job: Job) -> dict[str, int]:
     return {name: (job.folder(name) / "stage.json").stat().st_mtime_ns for name in ("finetune", "blend", "teacher")}
 
 
-def test_evaluation_is_stale_once_the_blend_is_another_one(tmp_path: Path) -> None:
+def test_evaluation_is_stale_when_the_blend_changes(tmp_path: Path) -> None:
     flags = ["--preset", "smoke", "--checkpoint", str(tmp_path / "bert"), "--data", str(write(tmp_path))]
     job = Job(ExportSettings(artifacts=tmp_path, _cli_parse_args=flags))
     teacher_comparison(job)
@@ -92,6 +92,6 @@ def test_evaluation_is_stale_once_the_blend_is_another_one(tmp_path: Path) -> No
     assert not is_fresh(job, EVALUATION, TEACHER_STAGES)
 
 
-def test_protocol_has_a_folder_own() -> None:
+def test_each_protocol_has_a_separate_folder() -> None:
     names = [ExportSettings(_cli_parse_args=["--protocol", p]).name for p in ("leave-one-out", "time")]
     assert names == ["movielens-quick", "movielens-quick-time"]

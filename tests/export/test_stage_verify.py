@@ -80,7 +80,7 @@ def test_variant_for_a_gpu_is_evaluated_on_the_cpu_and_shipped(
         assert "measured on" not in plain.remark
 
 
-def test_ranks_of_every_recommender_give_its_figures_again(graphs: StoppedJob, tmp_path: Path) -> None:
+def test_recorded_ranks_reproduce_the_figures_of_every_recommender(graphs: StoppedJob, tmp_path: Path) -> None:
     quality, recorded = verified(graphs, tmp_path), RecordedRanks.load(tmp_path)
     assert {name: set(tasks) for name, tasks in recorded.ranks.items()} == {
         name: set(tasks) for name, tasks in quality.tasks.items()
@@ -96,7 +96,7 @@ def test_ranks_of_every_recommender_give_its_figures_again(graphs: StoppedJob, t
     assert recorded.seed == graphs.settings.seed
 
 
-def test_speeds_are_kept_with_the_rounds_that_they_are_medians_of(graphs: StoppedJob) -> None:
+def test_speeds_are_medians_within_their_recorded_ranges(graphs: StoppedJob) -> None:
     for variant in load_variants(graphs.folder("quantise")):
         ranges = (variant.texts_per_s_range, variant.speedup_range)
         if variant.device != "cpu":
@@ -109,7 +109,7 @@ def test_speeds_are_kept_with_the_rounds_that_they_are_medians_of(graphs: Stoppe
             assert result[0] < result[1]
 
 
-def test_graph_that_the_cpu_cannot_run_stays_unmeasured_with_the_reason(
+def test_graph_that_the_cpu_cannot_run_is_unmeasured_with_the_reason(
     graphs: StoppedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cannot(path: Path, device: str = "cpu") -> OnnxSession:
@@ -202,7 +202,7 @@ def test_manifest_has_the_gates_of_the_bundle_and_of_its_ranker(adopted: Stopped
     assert "share of the evaluated top ten" in (folder / "MODEL_CARD.md").read_text()
 
 
-def test_recommender_without_interactions_is_served_as_it_was_compared(adopted: StoppedJob) -> None:
+def test_adopted_recommender_is_served_as_compared(adopted: StoppedJob) -> None:
     own = adopted.folder("final")
     for name, source in (("ranker.onnx", "onnx/ranker.onnx"), ("vectors.npy", "finetune/item_vectors.npy")):
         assert (own / name).read_bytes() == (adopted.root / source).read_bytes()
@@ -213,7 +213,7 @@ def test_recommender_without_interactions_is_served_as_it_was_compared(adopted: 
     assert all(len(row["top"]) == 10 for row in expected)
 
 
-def test_bundle_that_answers_differently_is_refused_with_value_and_threshold(
+def test_bundle_with_other_results_is_refused_with_value_and_threshold(
     adopted: StoppedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gates, "GATES", replace(GATES, min_packaged=1.1))

@@ -53,12 +53,12 @@ def modules(name: str) -> set[str]:
         ("teacher", "swiftrec.export.evaluate.comparisons"),
     ],
 )
-def test_code_that_a_stage_computes_with_is_in_its_key(stage: str, module: str) -> None:
+def test_key_of_a_stage_covers_the_code_it_runs(stage: str, module: str) -> None:
     assert module in modules(stage)
 
 
 @pytest.mark.parametrize("name", list(_BY_NAME))
-def test_key_has_no_code_without_effect_on_the_results(name: str) -> None:
+def test_key_excludes_code_without_effect_on_the_results(name: str) -> None:
     """Neither the server's pipeline and API, nor progress, settings, tests or other commands."""
     others = ("front", "worker", "pipeline", "batching", "telemetry", "tuning")
     assert not [module for module in modules(name) if module.startswith(tuple(f"swiftrec.server.{o}" for o in others))]
@@ -100,7 +100,7 @@ def run(job, out):
         ("other.py", False),  # imported by no module of the stage
     ],
 )
-def test_edited_module_makes_a_stage_stale_if_the_stage_imports_it(
+def test_stage_is_stale_when_a_module_that_it_imports_is_edited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, *, is_stale: bool
 ) -> None:
     name = f"keyed_{file.partition('.')[0]}"  # Python keeps imported modules
@@ -160,7 +160,7 @@ def test_fresh_stages_are_skipped_and_stale_ones_run(tmp_path: Path) -> None:
     assert runs(tmp_path) == ["one", "two", "one", "two", "two"]
 
 
-def test_name_that_is_a_folder_too_makes_nothing_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_stay_fresh_when_a_name_is_also_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs").mkdir()
     settings = ExportSettings(artifacts=tmp_path, name="docs", _cli_parse_args=[])
@@ -182,7 +182,7 @@ def test_key_follows_the_files_of_data_and_checkpoint(tmp_path: Path, given: str
 
 
 @pytest.mark.parametrize("given", ["data", "checkpoint"])
-def test_touched_files_with_the_same_bytes_make_nothing_stale(tmp_path: Path, given: str) -> None:
+def test_stages_stay_fresh_when_files_are_touched(tmp_path: Path, given: str) -> None:
     file = tmp_path / "given" / "file"
     file.parent.mkdir()
     for number in range(2):
@@ -192,7 +192,7 @@ def test_touched_files_with_the_same_bytes_make_nothing_stale(tmp_path: Path, gi
     assert runs(tmp_path) == ["one"]
 
 
-def test_touched_output_of_a_stage_makes_nothing_stale(tmp_path: Path) -> None:
+def test_stages_stay_fresh_when_an_output_is_touched(tmp_path: Path) -> None:
     (tmp_path / "given").mkdir()
     (tmp_path / "given" / "file").write_text("the same")
     for number in range(2):
@@ -202,7 +202,7 @@ def test_touched_output_of_a_stage_makes_nothing_stale(tmp_path: Path) -> None:
     assert runs(tmp_path) == ["one"]
 
 
-def test_same_size_and_time_with_other_bytes_is_a_change(tmp_path: Path) -> None:
+def test_changed_bytes_are_detected_when_size_and_time_are_equal(tmp_path: Path) -> None:
     file = tmp_path / "given" / "file"
     file.parent.mkdir()
     for text in ("bytes", "other"):
@@ -291,19 +291,19 @@ def test_missing_device_is_refused_before_any_stage(
 
 
 @pytest.mark.parametrize("kind", ["full", "wrapped"])
-def test_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_full_disk_is_reported_and_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setenv("FAULT", f"{kind}:one")
     with pytest.raises(ExportError, match="disk full in stage one"):
         run_all(job(tmp_path), STEPS)
     assert [p.name for p in (tmp_path / ".stages" / "tiny").iterdir()] == [".lock"]
 
 
-def test_single_stage_needs_the_ones_before_it(tmp_path: Path) -> None:
+def test_single_stage_is_refused_when_earlier_ones_are_missing(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="needs stage one"):
         run_one(job(tmp_path), "two", STEPS)
 
 
-def test_missing_network_is_reported_with_the_file_to_download_and_its_place(
+def test_missing_network_is_reported_with_the_file_to_download_and_where_to_put_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -319,7 +319,7 @@ def test_wrong_hash_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", ["data", "checkpoint"])
-def test_artifacts_inside_the_given_folder_are_no_part_of_it(tmp_path: Path, given: str) -> None:
+def test_artifacts_inside_the_data_folder_are_not_part_of_its_key(tmp_path: Path, given: str) -> None:
     folder = tmp_path / "given"
     folder.mkdir()
     settings = ExportSettings(artifacts=folder / "artifacts", name="tiny", _cli_parse_args=[f"--{given}", str(folder)])

@@ -93,7 +93,7 @@ def vectors(student: nn.Module, rows: list[list[int]]) -> torch.Tensor:
     return output
 
 
-def test_every_student_maps_texts_to_unit_vectors_whatever_the_batch(job: Job, tmp_path: Path, plan: None) -> None:
+def test_students_give_unit_vectors_that_do_not_depend_on_the_batch(job: Job, tmp_path: Path, plan: None) -> None:
     rows = load_tokenizer(job.folder("data") / "checkpoint", 128).encode(["red", "a good red lamp", "日本 ☃", ""])
     students = run(job, tmp_path / "distil")
     assert tuple(students) == _NAMES
@@ -120,7 +120,7 @@ def test_records_say_what_each_student_is(job: Job, tmp_path: Path, plan: None) 
     assert [len(r["losses"]) for r in records] == [2, 2, 2, 4]
 
 
-def test_same_seed_same_students_and_other_seed_others(job: Job, tmp_path: Path, plan: None) -> None:
+def test_students_are_deterministic_for_a_seed(job: Job, tmp_path: Path, plan: None) -> None:
     first, again = run(job, tmp_path / "first"), run(job, tmp_path / "again")
     other = run(Job(job.settings.model_copy(update={"seed": 8})), tmp_path / "other")
     for name, student in first.items():
@@ -168,7 +168,7 @@ def test_stopped_stage_resumes_after_the_finished_students(job: Job, tmp_path: P
     assert not job.folder("distil.resume").exists()
 
 
-def test_students_of_other_settings_are_not_gone_on_with(job: Job, tmp_path: Path, plan: None) -> None:
+def test_students_of_other_settings_are_not_resumed(job: Job, tmp_path: Path, plan: None) -> None:
     stop(job, tmp_path / "stopped", "bert2x16")
     other = Job(job.settings.model_copy(update={"seed": 8}))
     run(other, tmp_path / "other")
@@ -191,7 +191,7 @@ def test_training_moves_students_towards_the_teacher(
         assert losses[-1] < 0.9 * losses[0], name
 
 
-def test_static_student_is_one_look_up_without_a_product(tmp_path: Path) -> None:
+def test_static_student_is_one_lookup_without_a_product(tmp_path: Path) -> None:
     student = StaticEncoder(50, 64, 8).eval()
     nn.init.normal_(student.table.weight)
     path, ids = tmp_path / "static.onnx", torch.tensor([[2, 7, 9, 3], [2, 8, 3, 0]])
@@ -216,7 +216,7 @@ def test_static_student_is_one_look_up_without_a_product(tmp_path: Path) -> None
         np.testing.assert_allclose(got, student(ids[:, :length], mask[:, :length]).detach().numpy(), atol=1e-6)
 
 
-def test_static_student_ignores_padding_and_sees_the_order_of_words() -> None:
+def test_static_student_ignores_padding_and_depends_on_word_order() -> None:
     student = StaticEncoder(50, 64, 8).eval()
     nn.init.normal_(student.table.weight)
     padded = student(torch.tensor([[2, 7, 9, 3, 11, 12]]), torch.tensor([[1, 1, 1, 1, 0, 0]]))
@@ -257,7 +257,7 @@ def test_loss_is_least_at_the_teachers_vectors() -> None:
     assert float(data.loss(targets.roll(1, 0), targets)) > 1
 
 
-def test_loss_sees_a_wrong_sentence_half() -> None:
+def test_loss_rises_for_a_wrong_sentence_half() -> None:
     halves = nn.functional.normalize(torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
     targets = torch.cat([*halves], dim=1)
     data = DistillationData([], [], _NO_TOKENIZER, targets, torch.eye(8), seed=0)
@@ -270,12 +270,12 @@ def test_loss_sees_a_wrong_sentence_half() -> None:
 
 
 @pytest.mark.parametrize("name", ["bert3", "bert2x192", "static"])
-def test_names_read_as_they_are_written(name: str) -> None:
+def test_student_names_round_trip(name: str) -> None:
     assert StudentShape.parse(name).name == name
 
 
 @pytest.mark.parametrize("name", ["bert", "bert0", "bert2x", "gru", "static2", "bert-3", "bert2e64", "bert2x192e64"])
-def test_name_that_is_no_student_is_refused(name: str) -> None:
+def test_unknown_student_name_is_refused(name: str) -> None:
     with pytest.raises(ExportError, match="is no student"):
         StudentShape.parse(name)
 
@@ -291,7 +291,7 @@ def test_student_deeper_than_the_one_before_is_refused() -> None:
         parse_students(("bert1", "static", "bert3"), 6, 384)
 
 
-def test_spread_keeps_first_and_last() -> None:
+def test_kept_layers_include_first_and_last() -> None:
     assert [spread(6, 4), spread(6, 3), spread(4, 2), spread(3, 1), spread(2, 5)] == [
         [0, 1, 3, 5],
         [0, 2, 5],
@@ -301,20 +301,20 @@ def test_spread_keeps_first_and_last() -> None:
     ]
 
 
-def test_dropping_layers_leaves_the_deeper_one_whole(job: Job) -> None:
+def test_dropping_layers_does_not_change_the_deeper_student(job: Job) -> None:
     deep = TextEncoder(load_bert(job.folder("data") / "checkpoint"), 8).eval()
     shallow = drop_layers(deep, [0, 3])
     assert (len(deep.backbone.encoder.layer), len(shallow.backbone.encoder.layer)) == (4, 2)
     assert deep.backbone.config.num_hidden_layers == 4
 
 
-def test_narrow_student_of_full_width_is_the_wide_one(job: Job) -> None:
+def test_narrow_student_of_full_width_equals_the_wide_one(job: Job) -> None:
     wide = TextEncoder(load_bert(job.folder("data") / "checkpoint"), 8).eval()
     rows = load_tokenizer(job.folder("data") / "checkpoint", 128).encode(_TITLES)
     torch.testing.assert_close(vectors(prune_width(wide, 32, rows), rows), vectors(wide, rows))
 
 
-def test_narrow_student_keeps_heads_of_their_width(job: Job) -> None:
+def test_narrow_student_keeps_the_width_of_heads(job: Job) -> None:
     wide = TextEncoder(load_bert(job.folder("data") / "checkpoint"), 8).eval()
     bert = prune_width(wide, 16, [[2, 5, 3]]).backbone
     assert (bert.config.hidden_size, bert.config.num_attention_heads, bert.config.intermediate_size) == (16, 2, 32)
@@ -323,7 +323,7 @@ def test_narrow_student_keeps_heads_of_their_width(job: Job) -> None:
         prune_width(wide, 12, [[2, 5, 3]])
 
 
-def test_noise_is_the_seeds_and_never_nothing() -> None:
+def test_noise_is_deterministic_and_always_changes_the_text() -> None:
     texts = [*_TITLES, "The Shawshank Redemption (1994)", "me", ""]
     noisy = [corrupt(text, random.Random(n)) for n, text in enumerate(texts)]
     assert noisy == [corrupt(text, random.Random(n)) for n, text in enumerate(texts)]

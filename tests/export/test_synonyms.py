@@ -41,7 +41,7 @@ def test_rare_words_and_tiny_catalogues_have_none(texts: list[str]) -> None:
     assert learn([], 0) == {}
 
 
-def test_large_catalogue_is_read_in_part(texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_synonyms_of_a_large_catalogue_use_a_sample(texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swiftrec.export.data.synonyms._MAX_TEXTS", 16)
     assert learn(texts, len(texts)).keys() < learn(texts[::9], 1).keys() | {"film", "movie", *_THINGS, *_COLOURS}
 

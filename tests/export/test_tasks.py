@@ -49,24 +49,24 @@ def test_same_seed_makes_the_same_requests(dataset: Dataset, tasks: Tasks) -> No
     assert other.noisy != tasks.noisy
 
 
-def test_query_names_the_kind_and_not_the_item(tasks: Tasks) -> None:
+def test_query_names_the_category_and_not_the_item(tasks: Tasks) -> None:
     for query, expected in zip(tasks.queries["query"].texts, tasks.warm.targets.tolist(), strict=True):
         assert sorted(query.split()) == sorted([f"colour{expected}", "plain", "story"])
 
 
-def test_noise_changes_every_title_that_can_be_reported_from_another(tasks: Tasks) -> None:
+def test_noise_changes_every_title_and_is_deterministic(tasks: Tasks) -> None:
     assert all(noisy != title for noisy, title in zip(tasks.noisy, tasks.titles, strict=True))
     assert corrupt("wonderful story", random.Random(3)) == corrupt("wonderful story", random.Random(3))
 
 
-def test_large_catalogue_is_requested_less(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_catalogue_has_fewer_requests(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swiftrec.export.evaluate.tasks._MIN_CASES", 10)
     monkeypatch.setattr("swiftrec.export.evaluate.tasks._MAX_SCORES", 20 * _ITEMS)
     few = make_tasks(dataset, write_texts(dataset, 1), leave_one_out(dataset), 1)
     assert len(few.warm.targets) == len(few.warm.histories) == len(few.queries["query"].texts) == 20
 
 
-def test_other_protocol_is_requested_as_little(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_protocol_has_fewer_requests_too(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     ground = cast(EvaluationContext, SimpleNamespace(dataset=dataset, seed=1, split=leave_one_out(dataset)))
     assert other_protocol(ground, "time").cases == _USERS
     monkeypatch.setattr("swiftrec.export.evaluate.tasks._MIN_CASES", 10)
@@ -77,7 +77,7 @@ def test_other_protocol_is_requested_as_little(dataset: Dataset, monkeypatch: py
 
 
 @pytest.mark.parametrize("share", [0.0, COLD_SHARE])
-def test_other_protocol_keeps_nothing_from_a_recommender_that_came_in_trained(
+def test_other_protocol_holds_out_nothing_when_the_recommender_is_adopted(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
     changed = []
@@ -136,7 +136,7 @@ def test_known_titles_are_not_encoded_again(dataset: Dataset, tasks: Tasks) -> N
     assert {*requests} >= {text for query in tasks.queries.values() for text in query.texts}
 
 
-def test_without_cold_cases_nothing_cold_is_requested(dataset: Dataset) -> None:
+def test_no_cold_task_is_made_without_cold_cases(dataset: Dataset) -> None:
     none = make_tasks(dataset, write_texts(dataset, 1), leave_one_out(dataset, cold_share=0), 1)
     oracle = Oracle(dataset, none)
     subject = EvaluatedRecommender(oracle.encode, oracle.rank, oracle.items, 10)

@@ -50,7 +50,7 @@ def test_sampled_softmax_approaches_the_full_one_with_many_negatives(
     assert uncorrected.item() != pytest.approx(full, rel=0.05)
 
 
-def test_needed_items_that_were_not_drawn_are_no_negatives() -> None:
+def test_required_items_outside_the_sample_are_not_negatives() -> None:
     popularity = torch.zeros(_ITEMS)
     popularity[:4] = 1
     candidates = NegativeSampler(popularity, 16).draw(torch.tensor([[20, 30]]))
@@ -119,7 +119,7 @@ def test_kinds_of_queries_have_the_shares_of_the_table() -> None:
     assert {3, 4, 5} <= {*variants}  # also the copies of --augment
 
 
-def test_nearest_items_of_a_query_are_those_of_its_own_vector() -> None:
+def test_nearest_items_of_a_query_are_those_of_its_vector() -> None:
     torch.manual_seed(2)
     teacher, pooled = Teacher(4, 8, 6, 5), torch.randn(2, 6, 4)
     features = TextFeatures(pooled, pooled[0, :1])

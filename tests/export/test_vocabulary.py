@@ -85,7 +85,7 @@ def test_unused_pieces_are_removed_from_tokenizer_and_embeddings(trained: dict[s
     assert static[0] - static[1] == whole.kept - cut.kept
 
 
-def test_students_learn_the_same_with_a_cut_vocabulary(trained: dict[str, Path]) -> None:
+def test_students_train_identically_with_a_pruned_vocabulary(trained: dict[str, Path]) -> None:
     """The texts are cut into the same pieces, so a BERT reads the same rows of its table, whatever their numbers."""
     for name in ("bert2", "bert1x8"):
         vectors, losses = [], []
@@ -125,7 +125,7 @@ def test_number_keeps_the_needed_pieces_and_the_first_of_the_others(tmp_path: Pa
     assert {*more} - {*needed} == {vocabulary["night"], vocabulary["garden"]}
 
 
-def test_piece_that_cannot_be_composed_is_kept(tmp_path: Path) -> None:
+def test_piece_that_others_cannot_compose_is_kept(tmp_path: Path) -> None:
     fields = facts(job(tmp_path))
     vocabulary: dict[str, int] = fields["model"]["vocab"]
     for piece in ("dé", "##né", "[unused1]", "ab"):
@@ -157,7 +157,7 @@ def test_piece_that_cannot_be_composed_is_kept(tmp_path: Path) -> None:
     ids=["bert", "template"],
 )
 @pytest.mark.parametrize("is_in_sequence", [False, True])
-def test_special_tokens_have_their_new_ids(tmp_path: Path, part: dict[str, Any], *, is_in_sequence: bool) -> None:
+def test_special_tokens_get_new_ids(tmp_path: Path, part: dict[str, Any], *, is_in_sequence: bool) -> None:
     fields = facts(job(tmp_path))
     vocabulary: dict[str, int] = {f"[unused{n}]": n for n in range(2)}  # ids move
     vocabulary |= {piece: n + 2 for piece, n in fields["model"]["vocab"].items()}
@@ -171,7 +171,7 @@ def test_special_tokens_have_their_new_ids(tmp_path: Path, part: dict[str, Any],
     assert cut.encode("river").ids == [cut.token_to_id(token) for token in cut.encode("river").tokens]
 
 
-def test_added_token_keeps_its_meaning(tmp_path: Path) -> None:
+def test_added_token_is_kept_by_pruning(tmp_path: Path) -> None:
     tiny = job(tmp_path)
     backend = Backend.from_str(json.dumps(facts(tiny)))
     backend.add_tokens(["swiftrec"])
@@ -204,7 +204,7 @@ def test_texts_of_the_catalogue_are_tokenised_as_before(trained: dict[str, Path]
     assert before == after
 
 
-def test_pieces_of_texts_that_were_not_drawn_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_of_texts_outside_the_sample_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distil, "_MAX_TEXTS", 5)
     tiny = job(tmp_path, "--vocabulary", "used", "--students", "static")
     finetune.run(tiny, _made(tiny.folder("finetune")))
@@ -267,7 +267,7 @@ def spelling(backend: Backend, text: str) -> str:
 
 
 @given(_vocabularies, st.lists(_texts, max_size=4), _texts, st.integers(0, 40))
-def test_any_text_can_be_tokenised_and_known_ones_as_before(
+def test_any_text_can_be_tokenised_and_known_texts_as_before(
     pieces: list[str], own: list[str], other: str, limit: int
 ) -> None:
     whole = tokenizer(pieces)

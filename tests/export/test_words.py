@@ -66,7 +66,7 @@ def test_similar_word_counts_less_than_the_word_itself(words: Words) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "?!", "zzzzzz qqqqqq", "x"])
-def test_words_of_no_item_match_nothing(words: Words, text: str) -> None:
+def test_unknown_words_match_no_item(words: Words, text: str) -> None:
     assert best(words, text) is None
 
 
@@ -82,7 +82,7 @@ def test_title_resolves_to_its_item_with_and_without_brackets_and_so_does_a_full
     ("text", "is_title"),
     [("toy story", True), ("the matirx", True), ("horror", False), ("animation action", False), ("qqqq", False)],
 )
-def test_text_of_title_words_is_a_title(words: Words, text: str, *, is_title: bool) -> None:
+def test_text_with_the_words_of_a_title_counts_as_it(words: Words, text: str, *, is_title: bool) -> None:
     assert Matches(words, [text], len(_TITLES)).is_title.tolist() == [is_title]
 
 
@@ -123,7 +123,7 @@ def test_index_is_made_with_little_memory_per_word(monkeypatch: pytest.MonkeyPat
     assert peak_of(lambda: make_words(["title"] * size, texts)) < 40 * size * 100
 
 
-def test_one_long_title_costs_its_own_length_alone() -> None:
+def test_long_title_costs_memory_for_its_length_only() -> None:
     titles = ["word " * 8_000, *(f"title {n}" for n in range(1_999))]
     vectors = np.eye(2_000, 4, dtype=np.float32)
     assert peak_of(lambda: same_item_threshold(vectors, vectors, titles, 0)) < 40_000_000
@@ -248,7 +248,7 @@ def test_similar_words_are_the_same_if_only_rare_pairs_are_compared(monkeypatch:
     assert all(rows for text in result[0] for rows, _ in text)
 
 
-def test_words_of_a_text_are_summed_once(words: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_postings_are_read_once_for_a_text(words: Words, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, gather = list[int](), SparseRows.gather
 
     def counted(

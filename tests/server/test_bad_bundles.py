@@ -51,7 +51,7 @@ def mutate(rng: random.Random, data: bytes, others: list[bytes]) -> bytes | None
     return rng.choice(others) if kind == 3 else None
 
 
-def test_500_mutated_files_are_refused_by_name_and_the_old_version_serves(
+def test_500_mutated_files_are_refused_by_name_and_the_old_version_keeps_serving(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("swiftrec.server.app.probe", lambda *_: None)
@@ -122,7 +122,7 @@ def test_sealed_but_unsound_bundle_is_refused_by_name(
         try_bundle(folder, EngineOptions())
 
 
-def test_child_says_why_it_refuses(bundle: Bundle, tmp_path: Path) -> None:
+def test_probe_process_reports_why_it_refuses_a_bundle(bundle: Bundle, tmp_path: Path) -> None:
     folder = bundles.copy(bundle, tmp_path / "1")
     bundles.replace(folder / "ranker.onnx", bundle.encoder("cpu", None).read_bytes())
     bundles.seal(folder, 1)
@@ -138,7 +138,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Non
     monkeypatch.setattr("swiftrec.server.probe.sys.executable", str(path))
 
 
-def test_child_that_crashes_is_reported_by_its_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crashed_probe_process_is_reported_with_its_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path, monkeypatch, "kill -SEGV $$")
     with pytest.raises(BundleError, match="in a separate process ended with SIGSEGV"):
         probe(tmp_path, EngineOptions(), LONG)
@@ -159,7 +159,7 @@ def test_child_that_crashes_is_reported_by_its_signal(tmp_path: Path, monkeypatc
         (r"", "FOLDER: loading it failed with exit code 3: run swiftrec probe --bundle FOLDER to see why"),
     ],
 )
-def test_reason_is_a_sentence_however_the_child_ends(
+def test_reason_is_one_sentence_for_every_end_of_the_probe_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, said: str
 ) -> None:
     program(tmp_path, monkeypatch, f"printf '{written}' >&2; exit 3")
@@ -192,7 +192,7 @@ def test_reason_of_several_lines_is_one_sentence(
     assert capsys.readouterr().err == "swiftrec probe: a: a model cannot be run (Error: at node 7 )\n"
 
 
-def test_child_that_does_not_end_is_stopped_at_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probe_process_is_stopped_at_its_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path, monkeypatch, "exec cat")  # until its stdin ends
     with pytest.raises(BundleError, match=r"not warmed up .* after 0.2 s: export it again or raise --probe-timeout-s"):
         probe(tmp_path, EngineOptions(), timeout_s=0.2)
@@ -422,7 +422,7 @@ def refusal(call: Callable[[], object]) -> grpc.StatusCode:
 
 
 @pytest.mark.parametrize("name", _DAMAGES)
-def test_hostile_bundle_is_refused_and_the_other_version_serves(
+def test_hostile_bundle_is_refused_and_the_other_version_keeps_serving(
     hostile_channel: grpc.Channel, second: Path, name: str
 ) -> None:
     _DAMAGES[name](second)
@@ -431,7 +431,7 @@ def test_hostile_bundle_is_refused_and_the_other_version_serves(
 
 
 @pytest.mark.parametrize("name", _STRANGE)
-def test_strange_bundle_concerns_its_own_calls_alone(hostile_channel: grpc.Channel, second: Path, name: str) -> None:
+def test_unusual_bundle_affects_only_its_calls(hostile_channel: grpc.Channel, second: Path, name: str) -> None:
     _STRANGE[name](second)
     load(hostile_channel, 2)
     with contextlib.suppress(grpc.RpcError):

@@ -79,7 +79,7 @@ def test_order_does_not_depend_on_when_it_is_looked_at(requests: list[QueuedRequ
     assert drained(queue_of(*requests)) == drained(queue_of(*requests), later)
 
 
-def test_earlier_deadline_goes_first_among_equals_and_then_the_earlier_arrival() -> None:
+def test_equal_priorities_are_ordered_by_deadline_and_arrival() -> None:
     late, early = request(deadline=9.0), request(deadline=2.0, arrival=0.01)
     twin = request(deadline=9.0, arrival=0.02)
     assert drained(queue_of(twin, late, early)) == [early, late, twin]
@@ -87,7 +87,7 @@ def test_earlier_deadline_goes_first_among_equals_and_then_the_earlier_arrival()
     assert drained(queue_of(*equals)) == equals
 
 
-def test_waiting_makes_up_for_a_low_priority() -> None:
+def test_low_priority_request_moves_up_while_it_waits() -> None:
     old = request(priority=9)
     soon, later = request(priority=1, arrival=0.05), request(priority=1, arrival=1.01)
     assert drained(queue_of(old, soon, later)) == [soon, old, later]
@@ -107,7 +107,7 @@ def test_no_request_starves_under_a_stream_of_more_urgent_ones(priority: int, pe
 
 
 @given(st.integers(2, 256), st.integers(1, 64), st.integers(0, 255))
-def test_single_request_does_not_wait_for_the_whole_of_a_long_list(entries: int, cost: int, came: int) -> None:
+def test_single_request_does_not_wait_for_a_whole_batch_request(entries: int, cost: int, came: int) -> None:
     """Of a list that came earlier it waits for what would have run by the time of its arrival."""
     cost_s = cost / 1_024
     arrival = min(came, entries - 1) * cost_s
@@ -118,7 +118,7 @@ def test_single_request_does_not_wait_for_the_whole_of_a_long_list(entries: int,
     assert [each for each in order if each is not single] == listed
 
 
-def test_without_the_lag_a_single_request_waits_for_all_of_it() -> None:
+def test_single_request_waits_for_a_whole_batch_request_without_fair_share() -> None:
     """Negative control."""
     listed, single = [request() for _ in range(256)], request(arrival=0.01)
     assert drained(queue_of(*listed, single)).index(single) == 256
@@ -127,7 +127,7 @@ def test_without_the_lag_a_single_request_waits_for_all_of_it() -> None:
 @given(
     st.lists(st.tuples(st.sampled_from(["push", "push", "remove", "step"]), _REQUESTS, st.integers(0, 99)), max_size=60)
 )
-def test_sums_are_those_of_what_waits(steps: list[tuple[str, QueuedRequest, int]]) -> None:
+def test_queue_totals_equal_the_waiting_requests(steps: list[tuple[str, QueuedRequest, int]]) -> None:
     queue, seen, waiting, now = queue_of(), list[QueuedRequest](), list[QueuedRequest](), 0.0
     for step, fresh, number in steps:
         if step == "push":
@@ -153,7 +153,7 @@ def test_sums_are_those_of_what_waits(steps: list[tuple[str, QueuedRequest, int]
 
 
 @given(st.lists(_REQUESTS, max_size=60), st.integers(1, 20), _COSTS, st.floats(8, 20))
-def test_step_keeps_its_limits_has_one_request_at_least_and_none_that_has_expired(
+def test_step_has_at_least_one_request_within_limits_and_none_expired(
     requests: list[QueuedRequest], batch_size: int, step_s: float, now: float
 ) -> None:
     queue, limits = queue_of(*requests), Limits(batch_size=batch_size, step_s=step_s)
@@ -182,7 +182,7 @@ def test_step_of_a_queue_without_live_requests_is_empty() -> None:
     assert (step.requests, step.expired, step.reason) == ([], late, Reason.DRAINED)
 
 
-def test_cancelled_requests_do_not_pile_up() -> None:
+def test_cancelled_requests_do_not_accumulate() -> None:
     """Behind an urgent request that stays; a deadline in an hour keeps what it holds no longer than that."""
     queue = queue_of(request(priority=1))
     for n in range(10_000):
@@ -193,7 +193,7 @@ def test_cancelled_requests_do_not_pile_up() -> None:
     assert queue.waiting.requests == 1
 
 
-def test_what_each_batch_costs_before_its_first_row_does_not_make_a_step_shorter() -> None:
+def test_fixed_cost_of_a_batch_does_not_shorten_a_step() -> None:
     """Four requests that share a batch of 50 ms, whose rows cost nothing: fewer in a step would take as long."""
     waiting = [request(cost_s=0.0125) for _ in range(4)]
     limits = Limits(step_s=0.04)
@@ -248,7 +248,7 @@ def test_batches_are_of_similar_lengths(lengths: list[int], cost: CostModel, ses
 
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=9), _COSTS_SCHEDULER, st.integers(1, 5))
-def test_batches_cost_least(lengths: list[int], cost: CostModel, batch_size: int) -> None:
+def test_batches_have_the_least_total_cost(lengths: list[int], cost: CostModel, batch_size: int) -> None:
     """Against every way to cut the sorted lengths, tried one by one."""
     limits = Limits(tokens=300, batch_size=batch_size)
 
@@ -262,7 +262,7 @@ def test_batches_cost_least(lengths: list[int], cost: CostModel, batch_size: int
     assert math.isclose(actual, cheapest(sorted(lengths)), rel_tol=1e-9)
 
 
-def test_short_and_long_rows_are_batched_separately_where_padding_costs_more_than_a_batch() -> None:
+def test_short_and_long_rows_are_batched_separately_when_padding_costs_more_than_a_batch() -> None:
     lengths, limits = [4, 100, 4, 100, 5], Limits(tokens=1_000)
     separate = form_batches(lengths, limits, CostModel(batch_s=2e-4, token_s=1e-5))
     assert sorted(map(sorted, separate)) == [[0, 2, 4], [1, 3]]
@@ -270,7 +270,7 @@ def test_short_and_long_rows_are_batched_separately_where_padding_costs_more_tha
 
 
 @given(_LENGTHS, _COSTS_SCHEDULER, st.integers(2, 8))
-def test_sessions_share_what_is_worth_sharing(lengths: list[int], cost: CostModel, sessions: int) -> None:
+def test_large_batch_is_split_between_sessions(lengths: list[int], cost: CostModel, sessions: int) -> None:
     alone = form_batches(lengths, Limits(), cost)
     shared = form_batches(lengths, Limits(), cost, sessions)
     times_s = [cost(len(batch), max(lengths[n] for n in batch)) for batch in shared]
@@ -283,18 +283,18 @@ def test_sessions_share_what_is_worth_sharing(lengths: list[int], cost: CostMode
     assert max(times_s) <= max(cost(len(batch), max(lengths[n] for n in batch)) for batch in alone) + 1e-12
 
 
-def test_batch_that_is_short_is_not_shared() -> None:
+def test_short_batch_is_not_split() -> None:
     lengths, limits = [16] * 32, Limits()
     assert len(form_batches(lengths, limits, CostModel(1e-4, 1e-6), sessions=4)) == 1
     assert [len(batch) for batch in form_batches(lengths, limits, CostModel(1e-4, 1e-4), sessions=4)] == [8] * 4
 
 
-def test_nothing_makes_no_batch() -> None:
+def test_no_rows_make_no_batch() -> None:
     assert form_batches([], Limits(), CostModel(), sessions=2) == []
 
 
 @given(st.floats(1e-5, 1e-2), st.floats(0, 1e-4), st.floats(1e-7, 1e-4), st.floats(0, 1e-7), st.floats(0, 1e-8))
-def test_cost_model_finds_the_terms_that_made_its_seeds(
+def test_cost_model_recovers_the_terms_of_its_seeds(
     batch: float, row: float, token: float, pair: float, pressure: float
 ) -> None:
     def true(rows: int, length: int) -> float:
@@ -306,7 +306,7 @@ def test_cost_model_finds_the_terms_that_made_its_seeds(
         assert cost(rows, length) == pytest.approx(true(rows, length), rel=0.02)
 
 
-def test_cost_model_follows_what_serving_measures() -> None:
+def test_cost_model_follows_measured_times() -> None:
     cost = CostModel()
     cost.seed(Observation(n, length, 1e-4 * n * length) for n in (1, 8) for length in (4, 64))
     for n in range(1, 300):
@@ -330,7 +330,7 @@ def test_cost_model_follows_a_model_that_has_become_slower_or_faster(times: floa
 
 
 @given(st.lists(st.tuples(st.integers(1, 64), st.integers(1, 256), st.floats(1e-6, 10)), min_size=1, max_size=40))
-def test_cost_model_never_predicts_less_than_nothing(seen: list[tuple[int, int, float]]) -> None:
+def test_cost_model_never_predicts_a_negative_time(seen: list[tuple[int, int, float]]) -> None:
     cost = CostModel()
     cost.seed(Observation(*entry) for entry in seen)
     assert cost(1, 1) >= 0
@@ -347,7 +347,7 @@ def test_share_of_a_row_is_that_of_the_cheapest_batch(length: int, room: int, pr
 
 
 @given(st.floats(1e-7, 1.0), st.floats(1e-7, 1.0), st.lists(st.integers(1, 300), min_size=60, max_size=80))
-def test_rate_follows_what_is_measured(first_s: float, unit_s: float, works: list[int]) -> None:
+def test_rate_follows_measurements(first_s: float, unit_s: float, works: list[int]) -> None:
     rate = Rate(first_s)
     for units in works:
         rate.observe(units, units * unit_s)
@@ -357,7 +357,7 @@ def test_rate_follows_what_is_measured(first_s: float, unit_s: float, works: lis
 
 
 @given(st.floats(0, 1e-3))
-def test_step_without_work_of_a_kind_says_nothing_of_its_rate(overhead_s: float) -> None:
+def test_rate_is_unchanged_by_steps_without_that_work(overhead_s: float) -> None:
     """For as long as there is none: a rate that fades away would predict without bounds."""
     rate = Rate(5e-5)
     rate.observe(10, 10 * 5e-5)

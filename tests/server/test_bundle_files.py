@@ -54,7 +54,7 @@ def write(folder: Path, *, exclude_history: bool, sentence_dimensions: int = 0) 
 
 
 @pytest.mark.parametrize("choice", [True, False])
-def test_default_for_the_history_is_read_as_it_was_written(tmp_path: Path, choice: bool) -> None:
+def test_exclude_history_round_trips_and_is_sealed(tmp_path: Path, choice: bool) -> None:
     fields = write(tmp_path, exclude_history=choice)
     assert load_bundle(tmp_path).manifest.exclude_history is choice
     (tmp_path / MANIFEST).write_text(json.dumps(fields | {"exclude_history": not choice}))
@@ -95,13 +95,13 @@ def format_1(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_format_1_is_read_as_a_bundle_whose_score_is_the_rankers_alone(format_1: Path) -> None:
+def test_bundle_of_format_1_scores_by_the_ranker_alone(format_1: Path) -> None:
     actual = load_bundle(format_1).manifest
     assert (actual.format, actual.blend, actual.has_tables, actual.sentence_dimensions) == (FORMAT, [], False, 0)
     assert (actual.same_item, actual.exclude_history, actual.encoder_dimensions) == (NEVER, True, actual.dimensions)
 
 
-def test_manifest_that_was_read_in_format_1_is_written_in_the_present_format(format_1: Path) -> None:
+def test_manifest_read_in_format_1_is_written_in_the_current_format(format_1: Path) -> None:
     before = load_bundle(format_1).manifest
     (format_1 / MANIFEST).write_text(before.sealed().model_dump_json())
     assert load_bundle(format_1).manifest.model_dump(exclude={"digest"}) == before.model_dump(exclude={"digest"})
@@ -132,7 +132,7 @@ def test_changed_manifest_of_format_1_is_refused(format_1: Path) -> None:
 
 
 @pytest.mark.parametrize("written", [0, 3, "1", None, "x" * 1_000])
-def test_unknown_format_is_refused_with_those_that_are_read(format_1: Path, written: object) -> None:
+def test_unknown_format_is_refused_with_the_supported_ones(format_1: Path, written: object) -> None:
     bundles.write_format_1(format_1, load_bundle(format_1).manifest, format=written, added_later={})
     with pytest.raises(BundleError) as caught:
         load_bundle(format_1)
@@ -153,7 +153,7 @@ def test_manifest_of_format_1_without_a_field_is_refused_by_name(format_1: Path,
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff"])
-def test_file_that_is_no_manifest_is_refused_in_one_sentence(format_1: Path, data: bytes) -> None:
+def test_file_other_than_a_manifest_is_refused_in_one_sentence(format_1: Path, data: bytes) -> None:
     (format_1 / MANIFEST).write_bytes(data)
     with pytest.raises(BundleError, match=rf"^{format_1 / MANIFEST}: is no manifest \([^\n]+\): export it again$"):
         load_bundle(format_1)
@@ -175,13 +175,13 @@ def test_manifest_without_a_field_is_read_with_its_default(tmp_path: Path) -> No
         load_bundle(tmp_path)
 
 
-def test_manifest_says_how_long_both_halves_are(tmp_path: Path) -> None:
+def test_manifest_has_the_length_of_both_halves(tmp_path: Path) -> None:
     write(tmp_path, exclude_history=True, sentence_dimensions=3)
     actual = load_bundle(tmp_path).manifest
     assert (actual.dimensions, actual.sentence_dimensions, actual.encoder_dimensions) == (4, 3, 7)
 
 
-def test_bundle_with_a_sentence_half_and_no_sentences_of_its_items_is_refused(tmp_path: Path) -> None:
+def test_bundle_with_a_sentence_half_is_refused_without_sentence_vectors(tmp_path: Path) -> None:
     fields = write(tmp_path, exclude_history=True, sentence_dimensions=3)
     del fields["files"][SENTENCES]
     (tmp_path / MANIFEST).write_text(Manifest(**fields).sealed().model_dump_json())
@@ -251,14 +251,14 @@ def test_weights_with_a_hash_are_loaded_and_a_change_is_refused(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("location", ["../weights", "deep/../../weights", "/etc/hostname", "*/_ORT_MEM_ADDR_/*", ""])
-def test_weights_elsewhere_are_refused(tmp_path: Path, location: str) -> None:
+def test_weights_outside_the_bundle_are_refused(tmp_path: Path, location: str) -> None:
     write_weights(tmp_path / "weights")
     folder = bundle(tmp_path / "1", model(tensor(location)).SerializeToString())
     with pytest.raises(BundleError, match=f"{RANKER}: reads weights from .*: export it again"):
         load_bundle(folder)
 
 
-def test_link_out_of_the_bundle_is_refused(tmp_path: Path) -> None:
+def test_link_that_leaves_the_bundle_is_refused(tmp_path: Path) -> None:
     write_weights(tmp_path / "weights")
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / _WEIGHTS).symlink_to(tmp_path / "weights")
@@ -302,13 +302,13 @@ def _places() -> Iterator[ModelProto]:
 
 
 @pytest.mark.parametrize("made", [*_places()])
-def test_no_place_for_a_tensor_is_passed_over(tmp_path: Path, made: ModelProto) -> None:
+def test_external_weights_are_found_in_every_tensor_field(tmp_path: Path, made: ModelProto) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(made.SerializeToString())
     assert external_files(path) == {"away"}
 
 
-def test_the_table_of_messages_is_onnx_own() -> None:
+def test_message_table_equals_the_one_of_onnx() -> None:
     """Every field of a message that can hold a tensor, at any depth, by the descriptors of the onnx package."""
     fields: dict[str, dict[int, str]] = {}
     left = [onnx.ModelProto.DESCRIPTOR]
@@ -326,7 +326,7 @@ def test_the_table_of_messages_is_onnx_own() -> None:
     assert table == MESSAGES
 
 
-def test_weights_inside_the_model_are_no_external_data(tmp_path: Path) -> None:
+def test_embedded_weights_are_not_external_data(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(model(tensor(None), tensor(None, "other")).SerializeToString())
     assert external_files(path) == set()
@@ -374,7 +374,7 @@ class Broken:
         (None, r"\[1, .\] for 1 rows of .* dimensions"),
     ],
 )
-def test_model_without_numbers_is_refused_at_warm_up_by_name(
+def test_model_that_returns_nan_is_refused_by_name_at_warm_up(
     tmp_path: Path, value: float | None, said: str, is_ranker: bool
 ) -> None:
     folder = small.write_bundle(tmp_path / "1")
@@ -406,7 +406,7 @@ class Interrupted:
         return self._model.run(feeds)
 
 
-def test_run_that_loses_the_cpu_is_not_learned(tmp_path: Path) -> None:
+def test_run_interrupted_by_other_processes_does_not_change_the_cost_model(tmp_path: Path) -> None:
     """Otherwise a version that was loaded on a busy machine would refuse its first calls."""
     folder, clock = small.write_bundle(tmp_path / "1"), [0.0]
 

@@ -41,7 +41,7 @@ def test_bundle_flag_may_be_given_again() -> None:
 
 
 @pytest.mark.parametrize("given", [["a,b"], ["a,b", "c"], ["/x/a, b,,c"], ['["a","b"]'], ['"a"'], ["[a"]])
-def test_bundle_flag_may_have_any_character(given: list[str]) -> None:
+def test_bundle_flag_accepts_any_character(given: list[str]) -> None:
     flags = [word for folder in given for word in ("--bundle", folder)]
     assert read_settings(ServerSettings, flags).bundle == [Path(folder) for folder in given]
 
@@ -60,9 +60,7 @@ def test_bundle_variable_may_name_a_folder_with_a_comma(monkeypatch: pytest.Monk
         assert read_settings(ServerSettings, []).bundle == expected
 
 
-def test_bundle_variable_that_can_be_read_in_two_ways_is_refused_by_name(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_ambiguous_bundle_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     short, long = tmp_path / "a", tmp_path / "a,b"
     short.mkdir()
     long.mkdir()
@@ -110,7 +108,7 @@ def test_unknown_part_is_refused_with_the_names_of_all(value: str, wrong: str) -
 
 
 @pytest.mark.parametrize("kind", ["missing", "file", "name of 5,000 letters"])
-def test_repository_that_is_no_folder_is_refused_in_one_sentence(tmp_path: Path, kind: str) -> None:
+def test_repository_that_is_not_a_folder_is_refused_in_one_sentence(tmp_path: Path, kind: str) -> None:
     path = tmp_path / ("x" * 5_000 if "letters" in kind else kind)
     if kind == "file":
         path.touch()
@@ -137,7 +135,7 @@ def test_repository_that_is_no_folder_is_refused_in_one_sentence(tmp_path: Path,
         ("fe80::1%eth0", "fe80::1%eth0", "[fe80::1%eth0]:8001"),
     ],
 )
-def test_host_is_written_as_urls_and_grpc_have_it(given: str, host: str, address: str) -> None:
+def test_host_is_parsed_and_joined_with_the_port(given: str, host: str, address: str) -> None:
     assert parse_host(given) == host
     assert join_address(host, 8001) == address
 
@@ -164,7 +162,7 @@ def test_host_is_written_as_urls_and_grpc_have_it(given: str, host: str, address
     ],
 )
 @pytest.mark.parametrize("flag", ["--host", "--metrics-host"])
-def test_anything_else_is_one_sentence(given: str, sentence: str, flag: str) -> None:
+def test_invalid_host_is_refused_in_one_sentence(given: str, sentence: str, flag: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_settings(ServerSettings, ["--bundle", "x", f"{flag}={given}"])
     assert str(caught.value).startswith(f"{flag}: ")
@@ -173,7 +171,7 @@ def test_anything_else_is_one_sentence(given: str, sentence: str, flag: str) -> 
 
 
 @pytest.mark.parametrize(("host", "expected"), [("::1", True), ("127.0.0.9", True), ("LocalHost", True), ("::", False)])
-def test_only_loopback_addresses_count_as_loopback(host: str, expected: bool) -> None:
+def test_loopback_addresses_are_recognised(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
 
 
@@ -184,7 +182,7 @@ def test_bracketed_loopback_needs_no_tls() -> None:
 
 
 @pytest.mark.parametrize(("host", "expected"), [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("::1", "::1")])  # noqa: S104
-def test_wildcard_is_reached_by_loopback(host: str, expected: str) -> None:
+def test_wildcard_address_is_replaced_by_loopback_for_clients(host: str, expected: str) -> None:
     assert reachable_host(host) == expected
 
 

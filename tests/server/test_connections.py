@@ -78,7 +78,7 @@ class Client:
         self._was_ready = state is grpc.ChannelConnectivity.READY
 
 
-def test_every_option_is_one_that_grpc_knows() -> None:
+def test_every_channel_option_is_known_to_grpc() -> None:
     options = dict(connection_limits(settings(max_connection_age_s=1)))
     assert [name for name in options if not is_known(name)] == []
     assert not is_known("grpc.http2.min_recv_ping_interval_without_data_ms")  # as the C macro, not the option, is named
@@ -98,7 +98,7 @@ def test_client_may_ping_as_often_as_the_setting_says(has_call: bool) -> None:
     assert (seen.count(ACK), _TOO_MANY_PINGS in seen) == (6, False)
 
 
-def test_client_that_pings_more_often_is_cut_off() -> None:
+def test_client_is_disconnected_when_it_pings_too_often() -> None:
     with server(min_ping_interval_ms=60_000) as port, Peer(port) as peer:
         assert _TOO_MANY_PINGS in peer.pings(6, interval_s=0.04)
 
@@ -109,7 +109,7 @@ def test_client_may_ping_every_thirty_seconds_by_default_with_and_without_calls(
     assert options["grpc.keepalive_permit_without_calls"] == 1
 
 
-def test_connection_without_a_call_is_closed_after_the_limit_and_one_with_a_call_is_not() -> None:
+def test_idle_connection_is_closed_after_the_limit_and_one_with_a_call_is_not() -> None:
     with server(max_connection_idle_s=0.1) as port:
         busy, idle = Client(port), Client(port)
         with busy.channel, idle.channel:
@@ -122,7 +122,7 @@ def test_connection_without_a_call_is_closed_after_the_limit_and_one_with_a_call
             assert not busy.lost.acquire(blocking=False)
 
 
-def test_connection_that_reached_its_age_is_left_without_losing_a_call() -> None:
+def test_connection_at_its_maximum_age_closes_without_losing_a_call() -> None:
     held = Held()
     with server(held, max_connection_age_s=0.1) as port:
         client = Client(port)
@@ -137,13 +137,13 @@ def test_connection_that_reached_its_age_is_left_without_losing_a_call() -> None
             assert running.result(LONG) == b"x"
 
 
-def test_connections_have_no_end_by_age_and_one_by_idleness_by_default() -> None:
+def test_connections_end_when_idle_and_not_by_age_by_default() -> None:
     options = dict(connection_limits(settings()))
     assert "grpc.max_connection_age_ms" not in options
     assert options["grpc.max_connection_idle_ms"] == 300_000
     assert "grpc.max_connection_idle_ms" not in dict(connection_limits(settings(max_connection_idle_s=0)))
 
 
-def test_calls_of_a_connection_that_reached_its_age_have_all_of_their_deadline() -> None:
+def test_calls_keep_their_full_deadline_when_a_connection_reaches_its_maximum_age() -> None:
     limits = settings(max_connection_age_s=60, default_timeout_ms=70_000)
     assert dict(connection_limits(limits))["grpc.max_connection_age_grace_ms"] > 70_000

@@ -81,6 +81,6 @@ def test_deprecated_fields_name_their_successors() -> None:
 
 
 @pytest.mark.parametrize("file", current(), ids=lambda file: str(file.name).rpartition("/")[2])
-def test_options_let_go_and_java_generate_stubs(file: descriptor_pb2.FileDescriptorProto) -> None:
+def test_proto_options_name_the_go_and_java_packages(file: descriptor_pb2.FileDescriptorProto) -> None:
     assert file.options.go_package == "swiftrec/v1;swiftrecv1"
     assert (file.options.java_package, file.options.java_multiple_files) == ("swiftrec.v1", True)

@@ -119,7 +119,7 @@ def test_cancelled_call_is_not_answered() -> None:
     assert link.cancelled == link.sent
 
 
-def test_late_request_is_refused_and_never_run(app: App) -> None:
+def test_expired_request_is_refused_and_never_runs(app: App) -> None:
     replies, is_answered = list[bytes | SwiftrecError](), threading.Event()
 
     def done(reply: Reply) -> None:
@@ -136,7 +136,7 @@ def test_late_request_is_refused_and_never_run(app: App) -> None:
     assert (after.success, after.executions) == (before.success, before.executions)
 
 
-def test_cancelled_calls_leave_the_server_answering(recommender: RecommenderServiceStub) -> None:
+def test_server_answers_after_cancelled_calls(recommender: RecommenderServiceStub) -> None:
     request = pb.RecommendRequest(query="a good western")
     for _ in range(50):
         future = recommender.Recommend.future(request, timeout=10)
@@ -215,7 +215,7 @@ def seconds_of(ends: Ends) -> list[float]:
 
 @pytest.mark.parametrize("ask", [unary, listed, streamed, inferred, inferred_in_a_stream])
 @pytest.mark.parametrize(("timeout", "seconds"), [(5.0, 5.0), (60.0, _DEFAULT_S), (None, _DEFAULT_S)])
-def test_client_asks_for_less_than_the_default_but_not_for_more(
+def test_client_timeout_applies_only_when_below_the_default(
     app: App, ends: Ends, ask: Ask, timeout: float | None, seconds: float
 ) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{app.port}") as channel:
@@ -227,7 +227,7 @@ def test_client_asks_for_less_than_the_default_but_not_for_more(
 @pytest.mark.parametrize(
     ("timeout", "own", "seconds"), [(7.0, 2.0, 2.0), (60.0, 5.0, 5.0), (5.0, 60.0, 5.0), (60.0, 60.0, _DEFAULT_S)]
 )
-def test_timeout_of_a_request_counts_where_it_is_the_earliest(
+def test_request_timeout_applies_when_it_is_the_earliest(
     app: App, ends: Ends, ask: Ask, timeout: float, own: float, seconds: float
 ) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{app.port}") as channel:
@@ -244,7 +244,7 @@ def held(bundle: Bundle) -> Iterator[Bench]:
 
 
 @pytest.mark.parametrize("ask", [unary, listed, inferred])
-def test_call_with_a_long_deadline_ends_after_the_default_timeout(held: Bench, ask: Ask) -> None:
+def test_call_ends_at_the_default_timeout_when_its_deadline_is_later(held: Bench, ask: Ask) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{held.app.port}") as channel, pytest.raises(grpc.RpcError) as late:
         ask(channel, _LONG, _LONG)
     assert isinstance(late.value, grpc.Call)
@@ -252,7 +252,7 @@ def test_call_with_a_long_deadline_ends_after_the_default_timeout(held: Bench, a
     assert late.value.trailing_metadata()  # by the server: the client's own timer has no metadata to give
 
 
-def test_each_message_of_a_long_stream_expires_alone_and_the_stream_goes_on(held: Bench) -> None:
+def test_each_message_of_a_stream_expires_alone_and_the_stream_continues(held: Bench) -> None:
     def messages() -> Iterator[pb.StreamRecommendRequest]:
         yield from [pb.StreamRecommendRequest(request=_QUERY)] * 2
         assert has_expired.wait(_LONG)
@@ -276,7 +276,7 @@ def test_each_message_of_an_inference_stream_expires_alone(held: Bench) -> None:
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
-def test_queued_call_ends_with_the_step_in_which_its_own_timeout_passed(bundle: Bundle, is_stream: bool) -> None:
+def test_queued_call_ends_after_the_step_in_which_its_timeout_passed(bundle: Bundle, is_stream: bool) -> None:
     with bench(bundle, max_batch_size=1) as served:
         held, before = served.hold(), served.ask("before it")
         served.until_calls(2)

@@ -53,7 +53,7 @@ def connect(app: App) -> grpc.Channel:
     return grpc.insecure_channel(f"127.0.0.1:{app.port}", [("grpc.use_local_subchannel_pool", 1)])
 
 
-def test_calls_that_have_arrived_when_the_server_stops_are_answered(tmp_path: Path) -> None:
+def test_calls_that_arrived_before_the_stop_are_answered(tmp_path: Path) -> None:
     with running(tmp_path) as app, connect(app) as channel:
         ask = channel.unary_unary(_UNARY, None, None)
         ask(_REQUEST, timeout=LONG)
@@ -64,7 +64,7 @@ def test_calls_that_have_arrived_when_the_server_stops_are_answered(tmp_path: Pa
         until(lambda: app.metrics.calls.count("Encode", "OK") == _CALLS + 1)
 
 
-def test_calls_that_come_while_the_server_stops_are_unavailable_and_none_is_cancelled(tmp_path: Path) -> None:
+def test_calls_during_the_stop_are_answered_or_unavailable(tmp_path: Path) -> None:
     codes: queue.SimpleQueue[str] = queue.SimpleQueue()
     is_over, has_begun = threading.Event(), threading.Semaphore(0)
 
@@ -90,7 +90,7 @@ def test_calls_that_come_while_the_server_stops_are_unavailable_and_none_is_canc
     assert set(actual) == {"OK", "UNAVAILABLE"}
 
 
-def test_streams_go_on_until_the_end_of_the_grace_and_new_ones_are_unavailable(tmp_path: Path) -> None:
+def test_streams_continue_during_the_grace_period(tmp_path: Path) -> None:
     stream = "/swiftrec.v1.RecommenderService/StreamRecommend"
     messages: queue.Queue[bytes | None] = queue.Queue()
     with running(tmp_path, grace_ms=int(1e3 * LONG)) as app, connect(app) as channel:
@@ -109,7 +109,7 @@ def test_streams_go_on_until_the_end_of_the_grace_and_new_ones_are_unavailable(t
 
 
 @pytest.mark.parametrize(("grace_ms", "is_hurried"), [(0, False), (300, False), (int(1e3 * LONG), True)])
-def test_calls_without_an_answer_at_the_end_of_the_grace_are_unavailable_for_client_and_server(
+def test_calls_pending_at_the_end_of_the_grace_period_are_unavailable_for_client_and_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grace_ms: int, is_hurried: bool
 ) -> None:
     gate, silence = threading.Event(), queue.SimpleQueue[bytes | None]()
@@ -167,7 +167,7 @@ def _open_calls(channel: grpc.Channel, silence: queue.SimpleQueue[bytes | None])
     return calls
 
 
-def test_client_that_does_not_read_its_answer_is_cancelled_after_the_grace(tmp_path: Path) -> None:
+def test_call_is_cancelled_after_the_grace_period_when_its_response_is_not_read(tmp_path: Path) -> None:
     long = pb.EncodeRequest(texts=["film"] * 200).SerializeToString()
     with running(tmp_path, grace_ms=int(1e3 * LONG)) as app, Peer(app.port, window=10) as peer:
         peer.call(1, _UNARY)
@@ -185,7 +185,7 @@ def test_client_that_does_not_read_its_answer_is_cancelled_after_the_grace(tmp_p
         until(lambda: app.metrics.calls.count("StreamRecommend", "CANCELLED") == 1)
 
 
-def test_end_of_grpcs_polling_thread_is_a_fault_and_the_server_stops_all_the_same(
+def test_server_reports_a_fault_and_still_stops_when_the_polling_thread_of_grpc_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(*_: object) -> None:
@@ -208,7 +208,7 @@ def test_end_of_grpcs_polling_thread_is_a_fault_and_the_server_stops_all_the_sam
             call.cancel()  # type: ignore[no-untyped-call]
 
 
-def test_server_that_may_start_no_more_threads_answers_and_stops(
+def test_server_answers_and_stops_when_no_more_threads_can_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(_thread: threading.Thread) -> None:

@@ -31,7 +31,7 @@ _LONG = 30.0
 _SERVICES = ("", "swiftrec.v1.RecommenderService", "swiftrec.v1.EncoderService", "inference.GRPCInferenceService")
 
 
-def test_sessions_are_one_for_each_core_on_cpu_and_one_on_a_gpu() -> None:
+def test_cpu_has_one_session_per_core_and_gpu_has_one() -> None:
     cores = len(os.sched_getaffinity(0))
     assert (EngineOptions().session_count(), EngineOptions().threads) == (cores, 1)
     assert EngineOptions(device="cuda").session_count() == EngineOptions(device="tensorrt").session_count() == 1
@@ -39,7 +39,7 @@ def test_sessions_are_one_for_each_core_on_cpu_and_one_on_a_gpu() -> None:
     assert EngineOptions(threads=cores).session_count() == 1
 
 
-def test_session_has_one_thread_inside_an_operator(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_session_uses_one_thread_per_operator(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[onnxruntime.SessionOptions] = []
 
     def kept(path: str, options: onnxruntime.SessionOptions, **named: object) -> onnxruntime.InferenceSession:
@@ -115,7 +115,7 @@ def test_server_is_not_serving_until_it_is_warm(bundle: Bundle) -> None:
         app.stop()
 
 
-def test_garbage_collector_looks_at_nothing_that_lives_as_long_as_a_bundle(bundle: Bundle) -> None:
+def test_garbage_collector_does_not_scan_objects_of_the_bundle(bundle: Bundle) -> None:
     settings = ServerSettings(bundle=[bundle.folder], port=0, metrics_port=0, _cli_parse_args=[])
     app = App(settings, open_session=lambda path, *_: NullSession.of(path, 0.0))
     app.start()
@@ -126,7 +126,7 @@ def test_garbage_collector_looks_at_nothing_that_lives_as_long_as_a_bundle(bundl
         assert any(entry is engine.catalogue for entry in gc.get_objects())
 
 
-def test_answered_calls_leave_nothing_to_the_garbage_collector(bundle: Bundle) -> None:
+def test_answered_calls_leave_no_reference_cycles(bundle: Bundle) -> None:
     engine = Recommender(
         bundle, EngineOptions(sessions=1, cache_bytes=0), open_session=lambda path, *_: NullSession.of(path, 0.0)
     )
@@ -148,7 +148,7 @@ def test_answered_calls_leave_nothing_to_the_garbage_collector(bundle: Bundle) -
         engine.stop()
 
 
-def test_what_each_part_adds_sums_to_the_score_of_the_quick_bundle(bundle: Bundle) -> None:
+def test_contributions_sum_to_the_score_in_the_quick_bundle(bundle: Bundle) -> None:
     """For items that histories, titles and descriptions find; the event is one that is in the history."""
     with Recommender(bundle, EngineOptions(sessions=1)) as engine:
         first, second = engine.catalogue.items[0], engine.catalogue.items[7]

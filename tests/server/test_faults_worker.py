@@ -60,7 +60,7 @@ def request(top_k: int = 10) -> pb.RecommendRequest:
 @pytest.mark.parametrize(
     "step", ["swiftrec.server.pipeline.recommend.retrieve", "swiftrec.server.worker.methods.write_response"]
 )
-def test_no_call_is_answered_after_the_servers_own_deadline(
+def test_no_call_is_answered_after_the_default_timeout(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     held, gate = threading.Event(), threading.Event()
@@ -121,7 +121,7 @@ def faulty_step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("faulty_step")
-def test_exception_in_our_code_is_one_internal_error_and_everything_else_goes_on(bundle: Bundle) -> None:
+def test_exception_in_a_step_is_internal_for_one_request_only(bundle: Bundle) -> None:
     with bench(bundle) as served:
         held = served.hold()
         calls = [served.recommender.Recommend.future(request(top_k), timeout=LONG) for top_k in (5, _GUILTY, 9)]
@@ -135,7 +135,7 @@ def test_exception_in_our_code_is_one_internal_error_and_everything_else_goes_on
 
 
 @pytest.mark.usefixtures("faulty_step")
-def test_exception_for_an_entry_is_the_error_of_that_entry(bundle: Bundle) -> None:
+def test_exception_for_one_entry_of_a_batch_fails_only_it(bundle: Bundle) -> None:
     with bench(bundle) as served:
         requests = [request(top_k) for top_k in (5, _GUILTY, 9)]
         results = served.recommender.BatchRecommend(pb.BatchRecommendRequest(requests=requests), timeout=LONG).results
@@ -151,7 +151,7 @@ def test_exception_for_an_entry_is_the_error_of_that_entry(bundle: Bundle) -> No
 
 
 @pytest.mark.parametrize("cache_mb", [0, 64])
-def test_largest_list_is_answered_whole_while_others_are_answered(bundle: Bundle, cache_mb: int) -> None:
+def test_largest_batch_request_does_not_block_other_calls(bundle: Bundle, cache_mb: int) -> None:
     """256 requests with 20 texts: more tokens than may wait, and more time than calls may wait."""
     words = "word " * 50
     requests = [
@@ -203,7 +203,7 @@ class Undefined(NullSession):
 
 
 @pytest.mark.parametrize("model", ["encoder", "ranker"])
-def test_input_for_which_a_model_answers_nan_is_an_error_and_its_mates_are_answered(bundle: Bundle, model: str) -> None:
+def test_input_with_a_nan_result_fails_alone_in_its_batch(bundle: Bundle, model: str) -> None:
     opened: dict[str, Undefined] = {}
 
     def open_session(path: Path, _device: str, _threads: int) -> Session:
@@ -234,7 +234,7 @@ def test_input_for_which_a_model_answers_nan_is_an_error_and_its_mates_are_answe
 # 5. What a refusal says
 
 
-def test_refusal_for_a_deadline_does_not_say_that_the_queue_is_full(bundle: Bundle) -> None:
+def test_rejection_for_a_deadline_does_not_mention_a_full_queue(bundle: Bundle) -> None:
     with bench(bundle, max_batch_size=1, queue_budget_ms=3_600_000) as served, served.app.registry.lease() as engine:
         held = served.hold()
         engine.stages.encoder.cost.seed([Observation(rows, 4, 10.0 * rows) for rows in (1, 2, 4)])
@@ -281,7 +281,7 @@ def test_streams_are_among_the_calls_in_flight(bundle: Bundle) -> None:
 # 7. Many calls at once
 
 
-def test_of_3000_calls_at_once_each_is_answered_or_refused_and_both_sides_count_the_same(
+def test_client_and_server_count_the_same_outcomes_of_3000_concurrent_calls(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They come while gRPC's polling thread is busy, so that they wait in gRPC's core."""
@@ -322,7 +322,9 @@ def test_of_3000_calls_at_once_each_is_answered_or_refused_and_both_sides_count_
 # 8. Many loads at once
 
 
-def test_loads_take_no_place_of_other_calls(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bundle_loads_do_not_use_the_call_limit(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = threading.Event()
     monkeypatch.setattr("swiftrec.server.app.probe", lambda *_: gate.wait(LONG))
     add_version(bundle, tmp_path, 1, "other")

@@ -66,7 +66,7 @@ def holds(row: dict[str, list[str]], conditions: Filter) -> bool:
 
 
 @given(_CONDITIONS, _CONDITIONS, _CONDITIONS, st.sets(st.integers(0, 149)), st.none() | st.sets(st.integers(0, 149)))
-def test_filter_allows_what_it_means(
+def test_filter_allows_matching_items(
     any_of: tuple[AttributeValues, ...],
     all_of: tuple[AttributeValues, ...],
     none_of: tuple[AttributeValues, ...],
@@ -84,18 +84,18 @@ def test_filter_allows_what_it_means(
     assert np.flatnonzero(allowed.contains(np.arange(150))).tolist() == expected
 
 
-def test_many_denied_items_become_bits() -> None:
+def test_many_denied_items_are_stored_as_a_bitmap() -> None:
     allowed = AttributeIndex([{} for _ in range(2_000)]).allow(Filter(), (), range(1_500))
     assert allowed.bits is not None
     assert allowed.positions().tolist() == list(range(1_500, 2_000))
 
 
-def test_unknown_ids_alone_allow_nothing() -> None:
+def test_filter_of_unknown_ids_allows_nothing() -> None:
     catalogue = small(np.eye(3))
     assert catalogue.resolve_filter(Filter(allowed=frozenset({"x"})), ()).count == 0
 
 
-def test_values_that_no_item_has_are_named_once_in_the_order_of_the_conditions() -> None:
+def test_unknown_values_are_named_once_in_the_order_of_conditions() -> None:
     items = [Item(str(n), "", "", row, 1.0) for n, row in enumerate(_ROWS)]
     catalogue = Catalogue(items, np.zeros((len(items), 2), dtype=np.float32))
     conditions = Filter(
@@ -115,7 +115,7 @@ def test_unknown_attribute_is_refused_by_name() -> None:
         AttributeIndex(_ROWS).allow(Filter(none_of=(AttributeValues("weight", ("1",)),)), (), ())
 
 
-def test_values_take_no_more_than_their_positions() -> None:
+def test_index_memory_is_bounded_by_item_positions() -> None:
     rows = [{"own": [str(n)], "same": ["yes"]} for n in range(10_000)]
     lists = [entry for values in AttributeIndex(rows)._lists.values() for entry in values.values()]
     sizes = [entry.positions.nbytes + (0 if entry.bits is None else entry.bits.nbytes) for entry in lists]
@@ -123,7 +123,7 @@ def test_values_take_no_more_than_their_positions() -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.sets(st.integers(0, 299), max_size=290))
-def test_exact_search_is_the_stable_order_of_row_scores(seed: int, k: int, denied: set[int]) -> None:
+def test_exact_search_sorts_scores_stably(seed: int, k: int, denied: set[int]) -> None:
     random = np.random.default_rng(seed)
     vectors = random.standard_normal((20, 8)).astype(np.float32)[random.integers(20, size=300)]  # ties everywhere
     user = random.standard_normal(8).astype(np.float32)
@@ -133,7 +133,7 @@ def test_exact_search_is_the_stable_order_of_row_scores(seed: int, k: int, denie
     assert [int(item.id) for item, _ in actual] == expected
 
 
-def test_equal_vectors_have_equal_scores_wherever_they_stand() -> None:
+def test_equal_vectors_have_equal_scores_in_any_position() -> None:
     random = np.random.default_rng(1)
     row, user = random.standard_normal((2, 128)).astype(np.float32)
     vectors = random.standard_normal((1_003, 128)).astype(np.float32)
@@ -143,14 +143,14 @@ def test_equal_vectors_have_equal_scores_wherever_they_stand() -> None:
     assert (scores == exact.top_k(vectors, user, places[:1], 1)[1][0]).sum() == len(places)
 
 
-def test_popular_skips_what_is_denied_and_keeps_the_order_of_ties() -> None:
+def test_popular_items_exclude_denied_ones_and_keep_the_order_of_ties() -> None:
     catalogue = small(np.eye(6), [1, 5, 5, 9, 0, 5])
     actual = catalogue.popular(catalogue.resolve_filter(Filter(denied=frozenset({"3", "1"})), ()), 3)
     assert [item.id for item, _ in actual] == ["2", "5", "0"]
     assert len(catalogue.popular(catalogue.resolve_filter(Filter(), ()), 100)) == 6
 
 
-def test_table_decodes_what_is_asked_for() -> None:
+def test_item_table_decodes_only_requested_rows() -> None:
     table = ItemTable(line("a", title="two\u2028lines\x85") + b"\n" + line("b") + b"\n" + line("c"))
     assert [item.id for item in table] == ["a", "b", "c"]
     assert (table[0].title, table[-1].id, len(table)) == ("two\u2028lines\x85", "c", 3)
@@ -199,7 +199,7 @@ def catalogue(popularity: Iterable[float] = ()) -> Catalogue:
     return Catalogue(items, np.zeros((len(items), 2), dtype=np.float32))
 
 
-def test_filter_is_empty_without_any_condition_only() -> None:
+def test_filter_is_empty_only_without_conditions() -> None:
     ids = frozenset({"1"})
     full = [Filter(allowed=ids), Filter(denied=ids), *(kind("few", "f1") for kind in (any_of, all_of, none_of))]
     assert Filter().is_empty
@@ -231,19 +231,19 @@ def test_equal_conditions_cost_as_much_as_one() -> None:
         assert count_array_operations(partial(first.resolve_filter, conditions, ())) == expected
 
 
-def test_work_does_not_grow_with_values_that_no_item_can_have_together() -> None:
+def test_work_is_bounded_when_no_item_can_match_all_values() -> None:
     made = catalogue()
     assert count_array_operations(lambda: made.resolve_filter(all_of("few", *_FEW), ())) < 20
     assert made.resolve_filter(all_of("few", *_FEW), ()).count == 0
 
 
 @pytest.mark.parametrize("kind", [any_of, none_of])
-def test_values_of_a_condition_are_joined_in_a_few_operations(kind: MakeFilter) -> None:
+def test_values_of_a_condition_are_united_in_a_few_operations(kind: MakeFilter) -> None:
     made = catalogue()
     assert count_array_operations(lambda: made.resolve_filter(kind("few", *_FEW), ())) < 20
 
 
-def test_conditions_are_resolved_once_and_what_is_the_users_own_is_not_kept() -> None:
+def test_conditions_are_cached_and_user_specific_ids_are_not() -> None:
     made, conditions = catalogue(), any_of("many", "m1")
     assert made.filter_work(conditions) > 0
     first = made.resolve_filter(conditions, [1, 4])
@@ -258,7 +258,7 @@ def test_conditions_are_resolved_once_and_what_is_the_users_own_is_not_kept() ->
         second.bits[0] = 0
 
 
-def test_cached_filters_are_bounded_in_bytes_and_the_oldest_makes_room() -> None:
+def test_filter_cache_evicts_the_oldest_at_its_limit_of_bytes() -> None:
     capacity = 20_000
     index = AttributeIndex(_ROWS_FILTERS, capacity)
     requested = [any_of("few", f"f{n}") for n in range(100)]
@@ -277,7 +277,7 @@ def test_cached_filters_are_bounded_in_bytes_and_the_oldest_makes_room() -> None
     assert AttributeIndex(_ROWS_FILTERS, 0).cached_bytes == 0
 
 
-def test_work_is_known_before_and_grows_with_what_is_to_be_done() -> None:
+def test_estimated_work_grows_with_the_filter() -> None:
     made = catalogue()
     assert made.filter_work(Filter()) == 0
     requested = [any_of("few", "f1"), any_of("few", *_FEW[:20]), any_of("few", *_FEW)]
@@ -295,7 +295,7 @@ def test_work_grows_with_the_catalogue() -> None:
         assert large.work(conditions) - small.work(conditions) >= (640_000 - 64_000) / 64  # a word has 64 bits
 
 
-def test_work_counts_ids_each_time() -> None:
+def test_estimated_work_counts_ids_every_time() -> None:
     made = catalogue()
     work = [made.filter_work(Filter(allowed=frozenset(map(str, range(n))))) for n in (1, 10, 1_000)]
     made.resolve_filter(Filter(allowed=frozenset({"1"})), ())
@@ -315,7 +315,7 @@ _GOOD_AND_UNKNOWN = AttributeValues("many", ("m1",)), AttributeValues("colour", 
         ("none_of", Filter(none_of=_GOOD_AND_UNKNOWN)),
     ],
 )
-def test_unknown_attribute_is_refused_without_any_work(field: str, conditions: Filter) -> None:
+def test_unknown_attribute_is_refused_before_any_work(field: str, conditions: Filter) -> None:
     made = catalogue()
     refused: list[InvalidRequest] = []
     for check in (made.check_filter, lambda requested: made.resolve_filter(requested, ())):
@@ -338,7 +338,7 @@ class CountingLists(dict[str, PostingList]):
         return super().__contains__(value)
 
 
-def test_unknown_values_take_one_lookup_each_and_none_where_the_bits_are_cached() -> None:
+def test_unknown_values_take_one_lookup_each_and_none_when_cached() -> None:
     index = AttributeIndex(_ROWS_FILTERS)
     index._lists["few"] = lists = CountingLists(index._lists["few"])
     conditions = any_of("few", *_FEW, *(f"unknown{n}" for n in range(50)))
@@ -378,9 +378,7 @@ def test_threads_share_the_cache() -> None:
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.sets(st.integers(0, 59)), st.integers(1, 70))
-def test_popular_items_are_the_stable_order_of_all_that_are_allowed(
-    popularity: list[int], chosen: set[int], k: int
-) -> None:
+def test_popular_items_are_allowed_items_in_stable_order(popularity: list[int], chosen: set[int], k: int) -> None:
     made = catalogue(map(float, popularity))
     for conditions in (Filter(allowed=frozenset(map(str, chosen or {0}))), any_of("many", "m1"), none_of("many", "m1")):
         allowed = made.resolve_filter(conditions, [0])

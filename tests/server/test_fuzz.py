@@ -66,7 +66,7 @@ def check_that_it_serves(app: App, root: bytes | None = None) -> None:
     assert app.fault == ""
 
 
-def test_calls_that_are_reset_at_once_leave_nothing_behind(server: App) -> None:
+def test_calls_reset_immediately_leave_no_state(server: App) -> None:
     request = _REQUEST.SerializeToString()
     calls = [http2.reset_call(2 * n + 1, _RECOMMEND, request if n % 2 else None) for n in range(_MANY)]
     with Peer(server.port) as peer:
@@ -87,7 +87,7 @@ def test_flood_of_settings(server: App) -> None:
         check_that_it_serves(server)
 
 
-def test_headers_without_end_are_not_kept(server: App) -> None:
+def test_endless_headers_are_not_buffered(server: App) -> None:
     """520 MB of them."""
     frames = http2.endless_headers(1, _RECOMMEND, 32_000)
     with Peer(server.port) as peer:
@@ -95,7 +95,7 @@ def test_headers_without_end_are_not_kept(server: App) -> None:
         check_that_it_serves(server)
 
 
-def test_header_that_is_repeated_by_one_byte_is_not_unpacked(server: App) -> None:
+def test_compressed_repeated_header_is_not_expanded(server: App) -> None:
     """50 MB of headers in 16 KB, four times."""
     frames = [http2.repeated_header(2 * n + 1, _RECOMMEND, 4_000, 12_000) for n in range(_BOMBS)]
     with Peer(server.port) as peer:
@@ -103,7 +103,7 @@ def test_header_that_is_repeated_by_one_byte_is_not_unpacked(server: App) -> Non
         check_that_it_serves(server)
 
 
-def test_request_of_zeros_is_not_unpacked_beyond_the_limit(server: App) -> None:
+def test_compressed_request_is_not_expanded_beyond_the_limit(server: App) -> None:
     """200 MB of zeros in a request that is short enough to be read."""
     frames = http2.compressed_call(1, _RECOMMEND, gzip.compress(bytes(_BOMB_BYTES)))
     assert len(frames) < 4_000_000
@@ -113,12 +113,12 @@ def test_request_of_zeros_is_not_unpacked_beyond_the_limit(server: App) -> None:
         check_that_it_serves(server)
 
 
-def test_peak_of_resident_memory_is_seen() -> None:
+def test_peak_of_resident_memory_is_measured() -> None:
     """Negative control."""
     assert resident_peak_of(lambda: b"x" * _BOMB_BYTES) > _MAX_PEAK_BYTES
 
 
-def test_handshakes_that_do_not_go_on_hold_no_other_up(tmp_path: Path) -> None:
+def test_stalled_handshakes_do_not_delay_others(tmp_path: Path) -> None:
     identity = Identity(tmp_path)
     with (
         running(tmp_path / "small", tls_cert=identity.cert, tls_key=identity.key) as app,
@@ -134,7 +134,7 @@ def test_every_method_of_both_protocols_has_a_valid_message() -> None:
     assert sorted(seeds()) == sorted(methods_of(_SERVICES))
 
 
-def test_mutated_messages_are_answered_or_refused_in_our_words() -> None:
+def test_mutated_messages_are_answered_or_refused_with_our_messages() -> None:
     assert decode.run(20_000, seed=7).failures == []
 
 
@@ -145,7 +145,7 @@ def test_decode_control_catches_a_validator_that_raises(monkeypatch: pytest.Monk
     assert all("seed 7 case " in failure and "KeyError" in failure for failure in failures)
 
 
-def test_mutated_requests_leave_the_server_as_it_was(bundle: Bundle) -> None:
+def test_server_state_is_unchanged_after_mutated_requests(bundle: Bundle) -> None:
     with serving(bundle.folder, module="swiftrec.benchmarks null-server") as server:
         outcome = wire.Fuzz(server, Cases(11, bundle.manifest.name), 11).run(5_000)
     assert outcome.failures == []
@@ -160,7 +160,7 @@ def test_wire_control_catches_a_validator_that_raises(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("text", ["x" * 1_000_000, "\u20ac" * 100_000])
-def test_a_sentence_that_quotes_the_request_fits_in_a_trailer(text: str) -> None:
+def test_message_that_quotes_the_request_fits_in_a_trailer(text: str) -> None:
     for error in (InvalidRequest(text, text), NotFound(text)):
         status = to_status(error)
         percent_encoded = sum(1 if 32 <= byte < 127 else 3 for byte in status.message.encode())

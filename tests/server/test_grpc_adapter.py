@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_response_that_cannot_be_sent_concerns_its_own_call_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_response_that_cannot_be_sent_affects_only_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
     status, failures = grpc_adapter._private._status, [ValueError("the first one fails")]
 
     def failing(*work: object) -> None:
@@ -54,16 +54,18 @@ def test_response_that_cannot_be_sent_concerns_its_own_call_alone(monkeypatch: p
         ("_cygrpc", None),
     ],
 )
-def test_parts_that_a_grpcio_lacks_are_found_missing(monkeypatch: pytest.MonkeyPatch, part: str, value: object) -> None:
+def test_missing_private_parts_of_grpcio_are_detected(
+    monkeypatch: pytest.MonkeyPatch, part: str, value: object
+) -> None:
     monkeypatch.setattr(grpc_adapter, part, value)
     assert not is_supported()
 
 
-def test_this_grpcio_has_the_parts() -> None:
+def test_installed_grpcio_has_the_private_parts() -> None:
     assert is_supported()
 
 
-def test_grpc_aio_serves_where_grpcio_lacks_the_parts_and_the_log_tells(
+def test_grpc_aio_serves_with_a_log_line_when_grpcio_lacks_the_private_parts(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with ThreadPoolExecutor(1) as threads, caplog.at_level(logging.WARNING):

@@ -86,7 +86,7 @@ def run(command: str) -> str:
 
 
 @pytest.mark.parametrize("word", _NASTY)
-def test_words_of_the_bundle_arrive_as_they_are(word: str) -> None:
+def test_command_sends_the_texts_of_the_bundle_unchanged(word: str) -> None:
     items = [Item("7", f"{word} (1995)", "", {"year": ["1995"], "genre": [word]}, 1.0)]
     with recording() as (recorder, port):
         assert "an answer" in run(hint(settings(), port, items))
@@ -94,14 +94,14 @@ def test_words_of_the_bundle_arrive_as_they_are(word: str) -> None:
     assert list(recorder.requests[0].history) == [pb.Event(text=f"{word} (1995)"), pb.Event(item_id="7")]
 
 
-def test_command_names_what_is_not_the_default() -> None:
+def test_command_shows_settings_that_differ_from_the_default() -> None:
     film = Item("50", "Star Wars (1977)", "", {"genre": ["Action"]}, 1.0)
     assert hint(settings(), 8001, [film]) == "swiftrec ask --query=Action --history='Star Wars (1977)|50'"
     assert hint(settings(), 9000, [film]).startswith("swiftrec ask --address=127.0.0.1:9000 --query=Action")
     assert hint(settings(host="localhost"), 8001, [film]).startswith("swiftrec ask --address=localhost:8001 --query")
 
 
-def test_program_is_named_as_it_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_starts_with_a_program_that_can_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "bin" / "swiftrec"
     program.parent.mkdir()
     program.touch(0o755)
@@ -137,7 +137,7 @@ def test_tls_and_token_are_shown_by_the_command(tmp_path: Path) -> None:
     assert TOKEN not in command
 
 
-def test_host_is_one_that_the_certificate_names(tmp_path: Path) -> None:
+def test_command_shows_a_host_of_the_certificate(tmp_path: Path) -> None:
     identity = Identity(tmp_path, "localhost")
     film = Item("50", "Star Wars (1977)", "", {"genre": ["Action"]}, 1.0)
     with recording(identity=identity) as (recorder, port):
@@ -148,7 +148,7 @@ def test_host_is_one_that_the_certificate_names(tmp_path: Path) -> None:
     assert "--address=recommender.example:8001" in shlex.split(command)
 
 
-def test_client_certificates_are_asked_for(tmp_path: Path) -> None:
+def test_command_shows_the_flags_for_client_certificates(tmp_path: Path) -> None:
     identity = Identity(tmp_path)
     mutual = settings(tls_cert=identity.cert, tls_key=identity.key, tls_client_ca=identity.ca)
     assert "--tls-cert CLIENT_CERTIFICATE --tls-key CLIENT_KEY" in hint(mutual, 8001, [])
@@ -166,10 +166,10 @@ def test_client_certificates_are_asked_for(tmp_path: Path) -> None:
         ([Item("a", "Alien", "", {}, 2.0), Item("b", "Heat", "", {"genre": ["Crime"]}, 1.0)], Example("Crime", "Heat")),
     ],
 )
-def test_example_takes_what_can_be_typed(items: list[Item], expected: Example) -> None:
+def test_example_uses_titles_that_can_be_typed(items: list[Item], expected: Example) -> None:
     assert example(items) == expected
 
 
 @pytest.mark.parametrize("text", ["", "# only a remark\n", "# a remark\u2028of one line\n", "\n \n"])
-def test_file_without_a_token_has_none(tmp_path: Path, text: str) -> None:
+def test_token_file_without_a_token_gives_none(tmp_path: Path, text: str) -> None:
     assert read_token(put(tmp_path / "tokens", text.encode())) == ""

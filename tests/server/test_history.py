@@ -64,11 +64,11 @@ def meant(text: str, titles: list[str] = _TITLES) -> str | None:
         ("Taxi Drvier", "Taxi Driver (1976)"),
     ],
 )
-def test_a_text_is_no_item_of_another_number(text: str, title: str | None) -> None:
+def test_text_does_not_match_an_item_with_another_number(text: str, title: str | None) -> None:
     assert meant(text) == title
 
 
-def test_a_sequel_that_is_there_is_found_and_its_first_part_too() -> None:
+def test_sequel_and_first_part_are_both_recognised() -> None:
     titles = [*_TITLES, "Rocky (1976)", "Die Hard 3 (1995)"]
     assert meant("Rocky", titles[:1] + titles[2:]) == "Rocky (1976)"
     assert meant("Die Hrad 3", titles[1:]) == "Die Hard 3 (1995)"
@@ -119,7 +119,7 @@ def answer(running: Recommender, *events: str, query: str = "", exclude: bool | 
         ("a film that is not in the catalogue", None),
     ],
 )
-def test_text_counts_as_the_item_that_it_names(running: Recommender, text: str, item: str | None) -> None:
+def test_text_is_resolved_to_the_item_that_it_names(running: Recommender, text: str, item: str | None) -> None:
     actual = answer(running, text)
     assert actual.resolved == ([] if item is None else [(0, item)])
     assert (item in {entry.id for entry, _ in actual.items}) is False
@@ -140,14 +140,14 @@ def test_resolved_items_are_in_the_order_of_the_history(running: Recommender) ->
     assert [(event.index, event.item_id) for event in message.resolved_events] == actual.resolved
 
 
-def test_named_items_may_be_recommended_where_the_history_is_not_left_out(running: Recommender) -> None:
+def test_named_items_are_recommended_when_the_history_is_not_excluded(running: Recommender) -> None:
     actual = answer(running, "Film a0", "id:i5", exclude=False)
     assert {"i0", "i5"} <= {item.id for item, _ in actual.items}
     assert actual.resolved == [(0, "i0")]
     assert {"i0", "i5"}.isdisjoint(item.id for item, _ in answer(running, "Film a0", "id:i5", exclude=True).items)
 
 
-def test_an_id_and_its_title_are_one_item_twice(running: Recommender) -> None:
+def test_id_and_title_resolve_to_the_same_item(running: Recommender) -> None:
     actual, same = answer(running, "id:i4", "Film e4 (1954)"), answer(running, "id:i4", "id:i4")
     assert actual.resolved == [(1, "i4")]
     assert actual.items == same.items
@@ -155,7 +155,7 @@ def test_an_id_and_its_title_are_one_item_twice(running: Recommender) -> None:
     assert len(actual.items) == small.ITEMS_COUNT - 1
 
 
-def test_a_query_is_no_event_even_if_it_is_a_title(running: Recommender) -> None:
+def test_query_is_not_resolved_when_it_is_a_title(running: Recommender) -> None:
     actual = answer(running, query="Film a0 (1950)")
     assert actual.resolved == []
     assert "i0" in {item.id for item, _ in actual.items}
@@ -173,7 +173,7 @@ def test_named_items_are_not_encoded(running: Recommender, monkeypatch: pytest.M
     assert encoded == ["unheard of", "Film c2"]
 
 
-def test_what_is_too_old_to_be_read_is_left_out_all_the_same(running: Recommender) -> None:
+def test_events_beyond_the_history_limit_are_still_excluded(running: Recommender) -> None:
     long = ["Film a0", *(f"id:i{n}" for n in range(1, 20))]
     actual = answer(running, *long)
     assert actual.events_used == 16
@@ -181,24 +181,24 @@ def test_what_is_too_old_to_be_read_is_left_out_all_the_same(running: Recommende
     assert actual.resolved == [(0, "i0")]
 
 
-def test_bundle_that_leaves_the_history_in_does_so_with_texts_too(tmp_path: Path) -> None:
+def test_named_items_are_recommended_when_the_bundle_includes_the_history(tmp_path: Path) -> None:
     with small.engine(small.write_bundle(tmp_path / "1", exclude_history=False)) as engine:
         assert "i0" in {item.id for item, _ in answer(engine, "Film a0").items}
 
 
-def test_without_a_threshold_only_names_count(tmp_path: Path) -> None:
+def test_texts_are_resolved_by_name_only_without_a_threshold(tmp_path: Path) -> None:
     with small.engine(small.write_bundle(tmp_path / "1")) as engine:
         assert answer(engine, small.BY_MEANING, "Film a0").resolved == [(1, "i0")]
 
 
-def test_ranker_alone_ranks_even_where_its_weight_is_0(tmp_path: Path) -> None:
+def test_ranker_ranks_when_it_is_the_only_part_though_its_weight_is_0(tmp_path: Path) -> None:
     folder = small.write_bundle(tmp_path / "1", weights=replace(small.WEIGHTS, ranker=0))
     with small.engine(folder, set(PARTS) - {"ranker"}) as engine:
         scores = [score for _, score in small.ask(engine, Request(query="film"))[0].items]
     assert len({*scores}) > 1
 
 
-def test_parts_that_are_switched_off_score_as_with_weights_of_0(tmp_path: Path) -> None:
+def test_disabled_parts_score_as_with_weights_of_0(tmp_path: Path) -> None:
     full = small.write_bundle(tmp_path / "full")
     bare = small.write_bundle(tmp_path / "bare", weights=replace(small.WEIGHTS, transitions=0, neighbours=0, words=0))
     request = Request(history=history("id:i4", "Film b1"), query="film genre g1")
@@ -230,7 +230,7 @@ def test_a_request_that_cannot_be_scored_fails_alone(running: Recommender, monke
 @pytest.mark.parametrize(
     ("part", "sent"), [("memory", Request(query="film")), ("words", Request(history=history("id:i4")))]
 )
-def test_parts_that_say_nothing_of_a_request_leave_it_to_popularity(tmp_path: Path, part: str, sent: Request) -> None:
+def test_popularity_ranks_when_no_enabled_part_applies(tmp_path: Path, part: str, sent: Request) -> None:
     """Not to the order of the catalogue."""
     with small.engine(small.write_bundle(tmp_path / "1"), set(PARTS) - {part}) as engine:
         actual, popular = small.ask(engine, sent, Request(top_k=small.ITEMS_COUNT))
@@ -240,13 +240,13 @@ def test_parts_that_say_nothing_of_a_request_leave_it_to_popularity(tmp_path: Pa
     assert [item.id for item, _ in actual.items] == expected[: sent.top_k]
 
 
-def test_a_part_that_says_something_ranks(tmp_path: Path) -> None:
+def test_enabled_part_ranks_when_it_applies(tmp_path: Path) -> None:
     """Negative control."""
     with small.engine(small.write_bundle(tmp_path / "1"), set(PARTS) - {"memory"}) as engine:
         assert small.ask(engine, Request(history=history("id:i4")))[0].strategy is Strategy.MODEL
 
 
-def test_event_that_an_item_is_owed_to_is_the_one_of_the_history(tmp_path: Path) -> None:
+def test_explaining_event_is_one_of_the_history(tmp_path: Path) -> None:
     """Its place counts events that are no items, unknown or too old to be read."""
     request = Request(
         history=history("unheard of", "id:nothing", "Film a0", *["id:i9"] * 14, "something", "id:i7"), top_k=40

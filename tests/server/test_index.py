@@ -97,7 +97,7 @@ _CONDITIONS = st.builds(
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_SIZES, st.integers(0, 2**32 - 1), st.integers(1, 1_000), _CONDITIONS, _POSITIONS, _BOOSTED)
-def test_no_denied_item_is_answered_and_none_is_missing(
+def test_results_have_no_denied_item_and_are_complete(
     items: int, seed: int, k: int, conditions: Filter, seen: set[int], boosted: int
 ) -> None:
     seen = {n for n in seen if n < items}
@@ -121,7 +121,7 @@ def test_no_denied_item_is_answered_and_none_is_missing(
     st.lists(st.tuples(st.integers(1, 60), _CONDITIONS | st.just(Filter()), _POSITIONS, _BOOSTED), max_size=40),
     st.sampled_from([0.0, 1e-30, 1.0, 1e20]),
 )
-def test_searching_for_many_finds_what_searching_for_each_finds(
+def test_batched_search_equals_single_searches(
     items: int, seed: int, requested: list[tuple[int, Filter, set[int], int]], length: float
 ) -> None:
     """To the bit, so that an answer never depends on who else is in the list."""
@@ -153,7 +153,7 @@ def test_exact_search_is_the_sum_over_all_items(
     assert [(int(item.id), got) for item, got in actual] == [(n, float(score[n])) for n in expected]
 
 
-def test_candidates_of_the_rough_search_are_within_its_error() -> None:
+def test_candidates_of_the_approximate_search_are_within_its_error() -> None:
     """Items closer to each other than a product of matrices can tell: without the margin the wrong ones are found."""
     random = np.random.default_rng(5)
     vectors = (random.standard_normal(64) + 1e-7 * random.standard_normal((5_000, 64))).astype(np.float32)
@@ -166,7 +166,7 @@ def test_candidates_of_the_rough_search_are_within_its_error() -> None:
     assert any(set(entry) != set(other) for entry, other in zip(rough.tolist(), np.array(best).tolist(), strict=True))
 
 
-def test_a_user_to_whom_all_items_are_equal_gets_no_other_users_items() -> None:
+def test_user_with_equal_scores_gets_no_items_of_other_users() -> None:
     catalogue, random = plain(_FEW), np.random.default_rng(1)
     users = [np.zeros(16, dtype=np.float32), *random.standard_normal((4, 16), dtype=np.float32)]
     everything = catalogue.resolve_filter(Filter(), ())
@@ -177,7 +177,7 @@ def test_a_user_to_whom_all_items_are_equal_gets_no_other_users_items() -> None:
 
 @pytest.mark.parametrize("of_items", [1e-44, 1e-23, 1e-3, 1e18, 3e19, 1e37])
 @pytest.mark.parametrize("of_users", [1e-15, 1.0, 1e15])
-def test_no_length_lets_a_denied_item_in_or_loses_one(of_items: float, of_users: float) -> None:
+def test_results_are_complete_without_denied_items_for_every_length(of_items: float, of_users: float) -> None:
     random = np.random.default_rng(3)
     with np.errstate(all="ignore"):
         vectors = (random.standard_normal((50, 16)) * of_items).astype(np.float32)[np.arange(400) % 50]
@@ -245,7 +245,7 @@ def test_recall_is_at_least_99_percent(many: Many, share: str, depth: int) -> No
 
 @pytest.mark.parametrize("denied", [20, 90])
 @pytest.mark.parametrize("share", ["all", "tenth"])
-def test_recall_is_the_same_where_the_best_items_are_denied(many: Many, share: str, denied: int) -> None:
+def test_recall_is_kept_when_the_best_items_are_denied(many: Many, share: str, denied: int) -> None:
     """What a user has seen, or a page before, is the best of all: the next ten lie below it."""
     narrows = (AttributeValues("in", (share,)),) if share in _SHARES else ()
     hits = []
@@ -260,7 +260,7 @@ def test_recall_is_the_same_where_the_best_items_are_denied(many: Many, share: s
 
 @pytest.mark.parametrize("pushed", [90, 400])
 @pytest.mark.parametrize("share", ["all", "tenth"])
-def test_recall_is_the_same_where_the_best_items_are_pushed_down(many: Many, share: str, pushed: int) -> None:
+def test_recall_is_kept_when_the_best_items_are_lowered(many: Many, share: str, pushed: int) -> None:
     """Boosts may be negative: then what the vectors say alone are not the candidates."""
     allowed, hits = many.allowed(share), []
     for user in many.users:
@@ -292,20 +292,20 @@ def test_recall_of_the_whole_score_is_at_least_99_percent(many: Many, share: str
     st.lists(st.integers(1, 10_000), min_size=3, max_size=3).map(sorted),
     st.lists(st.floats(1, 1e6), min_size=2).map(sorted),
 )
-def test_who_looks_deeper_reads_no_fewer_lists(reach: list[int], depths: list[float]) -> None:
+def test_deeper_search_never_probes_fewer_lists(reach: list[int], depths: list[float]) -> None:
     lists = [nprobe_for(depth, reach) for depth in depths]
     assert lists == sorted(lists)
     assert [nprobe_for(depth, reach) for depth in (10, 100, 1_000)] == pytest.approx(reach, abs=1)
 
 
-def test_index_that_reads_too_few_lists_is_caught(many: Many) -> None:
+def test_index_that_probes_too_few_lists_is_detected(many: Many) -> None:
     """Negative control: the recall test must see an index that hardly looks."""
     index = many.index
     hasty = ApproximateIndex(many.vectors, index._metric, index._lists, nprobe_by_depth=(4, 4, 4))
     assert many.recall(hasty, "all") < 0.9
 
 
-def test_index_made_for_other_users_is_caught(many: Many) -> None:
+def test_index_trained_for_other_users_is_detected(many: Many) -> None:
     """Negative control: what is measured on the sample must be measured on users like those who come."""
     random = np.random.default_rng(5)
     strangers = random.standard_normal((64, 1)) * random.standard_normal(many.vectors.shape[1])
@@ -313,7 +313,7 @@ def test_index_made_for_other_users_is_caught(many: Many) -> None:
     assert many.recall(index, "all") < 0.99
 
 
-def test_answer_is_the_same_alone_and_beside_others(many: Many) -> None:
+def test_result_does_not_depend_on_other_requests(many: Many) -> None:
     def ask(n: int) -> tuple[list[int], list[float]]:
         positions, scores = many.index.search(many.users[n % 50], many.allowed("half" if n % 3 else "all"), 20)
         return positions.tolist(), scores.tolist()
@@ -366,7 +366,7 @@ class FakeRanker:
         return [np.add.reduce([np.array(vector) for vector in row.vectors]) for row in rows]
 
 
-def test_every_kind_of_request_is_among_the_users() -> None:
+def test_training_users_include_every_kind_of_request() -> None:
     random = np.random.default_rng(0)
     vectors = random.normal(size=(_ITEMS_SAMPLE_USERS, _RANKER)).astype(np.float32)
     sentences = random.normal(size=(_ITEMS_SAMPLE_USERS, _SENTENCE)).astype(np.float32)

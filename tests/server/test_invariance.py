@@ -35,7 +35,7 @@ def spread(model: EncoderModel, tokenizer: Tokenizer, text: str, mates: list[str
     return float(np.abs(model.run(rows[:1])[0] - model.run(rows)[0]).max())
 
 
-def test_vector_is_the_same_alone_and_in_any_batch(bundle: Bundle) -> None:
+def test_vector_does_not_depend_on_the_batch(bundle: Bundle) -> None:
     tokenizer = Tokenizer.load(bundle.folder / "tokenizer.json", bundle.manifest.max_tokens)
     models = {name: EncoderModel(open_session(bundle.encoder("cpu", name))) for name in bundle.manifest.variants}
 
@@ -48,7 +48,7 @@ def test_vector_is_the_same_alone_and_in_any_batch(bundle: Bundle) -> None:
     holds()
 
 
-def test_dynamic_int8_is_caught(bundle: Bundle, tmp_path: Path) -> None:
+def test_dynamic_int8_is_detected(bundle: Bundle, tmp_path: Path) -> None:
     """Negative control: a quantisation that does depend on the batch must show."""
     path = tmp_path / "dynamic.onnx"
     source = bundle.encoder("cpu", "bert3-fp32")  # a static student has nothing that would change
@@ -58,7 +58,7 @@ def test_dynamic_int8_is_caught(bundle: Bundle, tmp_path: Path) -> None:
     assert spread(EncoderModel(open_session(path)), tokenizer, "a good western", mates) > 1e-4
 
 
-def test_top10_is_the_same_alone_and_in_any_batch(bundle: Bundle) -> None:
+def test_top10_does_not_depend_on_the_batch(bundle: Bundle) -> None:
     loaded = Catalogue.load(bundle.folder, bundle.manifest.sentence_dimensions)
     catalogue = Catalogue(loaded.items, np.load(bundle.folder / VECTORS))  # the ranker alone, as the test runs it
     model = RankerModel(open_session(bundle.folder / "ranker.onnx"), bundle.manifest.dimensions)
@@ -105,7 +105,7 @@ def alone(bundle: Bundle, max_tokens: int) -> Backend:
 
 
 @pytest.mark.parametrize("max_tokens", [_SHORT, 512])
-def test_words_give_the_ids_of_the_whole_text(bundle: Bundle, max_tokens: int) -> None:
+def test_cached_words_give_the_token_ids_of_the_text(bundle: Bundle, max_tokens: int) -> None:
     backend = alone(bundle, max_tokens)
     tokenizer = Tokenizer.load(bundle.folder / "tokenizer.json", max_tokens)
 
@@ -117,7 +117,7 @@ def test_words_give_the_ids_of_the_whole_text(bundle: Bundle, max_tokens: int) -
     holds()
 
 
-def test_a_tokenizer_whose_words_do_not_stand_by_themselves_would_be_caught(bundle: Bundle) -> None:
+def test_tokenizer_with_context_dependent_words_is_detected(bundle: Bundle) -> None:
     """Negative control: an added token with a space in it, which `fits` refuses, gives other ids."""
     backend = alone(bundle, 512)
     backend.add_tokens(["toy story"])
@@ -128,7 +128,7 @@ def test_a_tokenizer_whose_words_do_not_stand_by_themselves_would_be_caught(bund
     assert words.encode("toy story") != backend.encode("toy story").ids
 
 
-def test_words_are_kept_within_bounds(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_word_cache_is_bounded(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_WORDS", 8)
     backend = alone(bundle, _SHORT)
     kept = WordPieceCache(backend, _SHORT)
@@ -139,7 +139,7 @@ def test_words_are_kept_within_bounds(bundle: Bundle, monkeypatch: pytest.Monkey
         assert all(len(word) <= 24 for word in kept._pieces)
 
 
-def test_tokenizers_of_another_kind_do_it_alone(bundle: Bundle) -> None:
+def test_tokenizers_of_other_types_do_not_use_the_word_cache(bundle: Bundle) -> None:
     backend = alone(bundle, _SHORT)
     assert WordPieceCache.fits(backend)
     assert not WordPieceCache.fits(Backend(BPE()))

@@ -174,7 +174,7 @@ def test_cancelled_call_of_a_batch_does_not_affect_the_others(bundle: Bundle) ->
         assert served.is_healthy()
 
 
-def test_call_that_was_admitted_cancels_and_never_runs(bundle: Bundle) -> None:
+def test_admitted_call_never_runs_when_cancelled(bundle: Bundle) -> None:
     with bench(bundle, max_batch_size=1) as served:
         held = served.hold()
         calls = [served.ask(f"text {n}") for n in range(5)]
@@ -214,7 +214,7 @@ def test_model_that_raises_once_fails_no_call(bundle: Bundle) -> None:
         assert served.is_healthy()
 
 
-def test_model_that_fails_on_one_text_fails_that_one_only(bundle: Bundle) -> None:
+def test_model_failure_on_one_text_fails_only_its_call(bundle: Bundle) -> None:
     with bench(bundle) as served:
         held = served.hold()
         calls = [served.ask(f"text {n}") for n in range(3)]
@@ -232,7 +232,7 @@ def test_model_that_fails_on_one_text_fails_that_one_only(bundle: Bundle) -> Non
         assert served.is_healthy()
 
 
-def test_bad_payload_is_refused_and_its_mates_are_answered(bundle: Bundle) -> None:
+def test_invalid_payload_is_refused_and_other_calls_are_answered(bundle: Bundle) -> None:
     with bench(bundle) as served:
         held = served.hold()
         good = served.ask("good")
@@ -246,7 +246,7 @@ def test_bad_payload_is_refused_and_its_mates_are_answered(bundle: Bundle) -> No
 
 
 @pytest.mark.parametrize("model", ["encoder", "ranker"])
-def test_cancelled_and_expired_calls_free_their_places_while_the_model_is_busy(bundle: Bundle, model: str) -> None:
+def test_cancelled_and_expired_calls_release_their_slots_while_the_model_is_busy(bundle: Bundle, model: str) -> None:
     with bench(bundle) as served:
         session: Gated = getattr(served, model)
 
@@ -269,7 +269,7 @@ def test_cancelled_and_expired_calls_free_their_places_while_the_model_is_busy(b
         assert session.sizes == [1, 1]  # none of the forty ran
 
 
-def test_full_server_says_when_to_come_again(bundle: Bundle) -> None:
+def test_full_server_gives_a_time_to_retry(bundle: Bundle) -> None:
     with bench(bundle, max_queue_requests=3, max_batch_size=1) as served:
         held = served.hold()
         calls = [served.ask(f"text {n}") for n in range(4)]
@@ -286,7 +286,7 @@ def test_full_server_says_when_to_come_again(bundle: Bundle) -> None:
         assert all(call.result(LONG).rows == 1 for call in [held, *calls] if call is not refused)
 
 
-def test_calls_beyond_the_bound_are_refused_with_retry_info(bundle: Bundle) -> None:
+def test_calls_beyond_max_calls_are_refused_with_retry_info(bundle: Bundle) -> None:
     with bench(bundle, max_calls=4) as served:
         held = [served.hold(), *[served.ask(f"text {n}") for n in range(3)]]
         served.until_calls(4)
@@ -300,7 +300,9 @@ def test_calls_beyond_the_bound_are_refused_with_retry_info(bundle: Bundle) -> N
         assert all(call.result(LONG).rows == 1 for call in held)
 
 
-def test_dead_worker_turns_health_off_and_answers_at_once(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_worker_turns_health_off_and_fails_calls_immediately(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken() -> None:
         raise RuntimeError("a bug of ours")
 

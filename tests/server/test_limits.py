@@ -37,7 +37,7 @@ def test_message_and_metadata_over_the_limit_are_refused(bundle: Bundle) -> None
         assert outcome(channel, ENCODE, [], small) == (OK, "")
 
 
-def test_streams_over_the_limit_wait_on_their_connection_only(bundle: Bundle) -> None:
+def test_call_beyond_the_stream_limit_waits_without_affecting_other_connections(bundle: Bundle) -> None:
     with serving(bundle, max_streams=2) as app, connected(app) as channel, connected(app) as other:
         stub = health_pb2_grpc.HealthStub(channel)
         held = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
@@ -50,7 +50,7 @@ def test_streams_over_the_limit_wait_on_their_connection_only(bundle: Bundle) ->
         held[1].cancel()
 
 
-def test_streams_that_come_over_the_limit_all_the_same_are_refused_by_grpc(bundle: Bundle) -> None:
+def test_streams_sent_beyond_the_limit_are_refused_by_grpc(bundle: Bundle) -> None:
     """As a client sends them that has not read the limit yet; it sees UNAVAILABLE."""
     with serving(bundle, max_streams=2) as app, connected(app) as other, Peer(app.port) as peer:
         for n in range(5):
@@ -68,7 +68,7 @@ def test_connections_over_the_limit_are_closed(bundle: Bundle) -> None:
         assert code(channel, CHECK) is OK
 
 
-def test_connection_that_pings_without_end_is_closed(app: App) -> None:
+def test_connection_that_pings_endlessly_is_closed(app: App) -> None:
     settings, ping = b"\0\0\0\4\0\0\0\0\0", b"\0\0\x08\6\0\0\0\0\0" + bytes(8)
     with socket.create_connection(("127.0.0.1", app.port), timeout=20) as peer:
         peer.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + ping * 10)
@@ -153,7 +153,7 @@ def test_response_over_the_limit_is_refused_with_a_remedy(limited_app: App, name
     until(lambda: [limited_app.metrics.calls.count(method, code) for code in ("OUT_OF_RANGE", "OK")] == [1, 1])
 
 
-def test_stream_says_so_in_its_place_and_goes_on(limited_app: App) -> None:
+def test_stream_reports_a_response_over_the_limit_in_order_and_continues(limited_app: App) -> None:
     requested = [2, 900, 3]
     with connected(limited_app) as channel:
         messages = (pb.StreamRecommendRequest(request=pb.RecommendRequest(query="war", top_k=k)) for k in requested)
@@ -169,7 +169,7 @@ def test_stream_says_so_in_its_place_and_goes_on(limited_app: App) -> None:
             assert f"--max-response-bytes ({_LIMIT})" in replies[1].error_message
 
 
-def test_size_that_is_known_before_is_refused_before_the_models_run(limited_app: App) -> None:
+def test_response_of_known_size_is_refused_before_the_models_run(limited_app: App) -> None:
     def executions() -> int:
         with limited_app.registry.lease() as engine:
             return sum(model.snapshot().executions for model in engine.recorder.models.values())
@@ -189,7 +189,7 @@ def test_error_of_a_plain_client_names_the_limit_that_was_exceeded(bundle: Bundl
         assert len(RecommenderServiceStub(channel).BatchRecommend(batch(16, 1_000), timeout=LONG).results) == 16
 
 
-def test_without_a_limit_a_client_that_raised_its_own_is_answered(bundle: Bundle) -> None:
+def test_large_response_is_sent_without_a_limit_when_the_client_raised_its_own(bundle: Bundle) -> None:
     with (
         serving(bundle, max_response_bytes=0, max_items=64_000) as limited_app,
         connected(limited_app) as plain,
@@ -213,7 +213,7 @@ def infer_events(rows: int, events: int) -> triton.ModelInferRequest:
     return request
 
 
-def test_small_requests_for_much_are_refused_before_anything_runs(bundle: Bundle) -> None:
+def test_small_requests_with_large_responses_are_refused_before_anything_runs(bundle: Bundle) -> None:
     many, triton_many = batch(256, 1_000), infer("recommender", "QUERY", 256, top_k=1_000)
     with serving(bundle, max_response_bytes=0) as limited_app, connected(limited_app) as channel:
         ours, theirs = RecommenderServiceStub(channel), GRPCInferenceServiceStub(channel)
@@ -250,9 +250,7 @@ def test_request_over_the_limit_is_refused_with_a_remedy(limited_app: App) -> No
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
-def test_request_of_many_times_the_limit_is_stopped_by_grpc_before_it_is_unpacked(
-    limited_app: App, compression: grpc.Compression
-) -> None:
+def test_huge_request_is_stopped_by_grpc_before_it_is_parsed(limited_app: App, compression: grpc.Compression) -> None:
     bomb = EncodeRequest(texts=["\0" * 4 * _LIMIT])
     with connected(limited_app) as channel:
         with refused(RESOURCE_EXHAUSTED):

@@ -86,7 +86,7 @@ def test_lines_beyond_the_limit_are_dropped_and_counted_while_the_pipe_is_full(i
         assert log.dropped == before
 
 
-def test_every_line_is_dropped_where_nothing_can_be_written() -> None:
+def test_every_line_is_dropped_when_nothing_can_be_written() -> None:
     with Path("/dev/full").open("wb") as full, pipe(is_blocking=True) as (_, writer):
         reader, orphan = os.pipe()
         os.close(reader)
@@ -101,7 +101,7 @@ def test_every_line_is_dropped_where_nothing_can_be_written() -> None:
         os.close(orphan)
 
 
-def test_record_that_cannot_be_formatted_harms_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+def test_record_that_cannot_be_formatted_does_not_affect_others(capsys: pytest.CaptureFixture[str]) -> None:
     with pipe(is_blocking=True) as (reader, writer):
         log = Log(writer)
         log.handler.start()
@@ -116,7 +116,7 @@ def opened(descriptor: int) -> TextIO:
     return os.fdopen(os.dup(descriptor), "w", encoding="utf-8")
 
 
-def test_text_is_written_where_there_is_room_and_lost_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_is_written_when_there_is_room_and_lost_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swiftrec.server.output._WRITE_TIMEOUT_S", 0.01)
     with pipe(is_blocking=True) as (reader, writer), opened(writer) as stream:
         assert write_text(stream, "ready\n")
@@ -129,7 +129,7 @@ def test_text_is_written_where_there_is_room_and_lost_elsewhere(monkeypatch: pyt
     assert not write_text(None, "ready\n")
 
 
-def test_only_our_own_writes_to_a_pipe_fail_while_it_is_full() -> None:
+def test_only_our_writes_to_a_full_pipe_fail() -> None:
     with pipe(is_blocking=True, is_full=True) as (_, writer), opened(writer) as stream:
         make_nonblocking(stream)
         with pytest.raises(BlockingIOError):
@@ -137,7 +137,7 @@ def test_only_our_own_writes_to_a_pipe_fail_while_it_is_full() -> None:
         assert os.get_blocking(writer)
 
 
-def test_files_are_left_as_they_are(tmp_path: Path) -> None:
+def test_mode_of_files_is_not_changed(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w", encoding="utf-8") as stream:
         stream.write("first\n")
         stream.flush()

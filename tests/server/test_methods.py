@@ -29,7 +29,7 @@ def ended_streams(running: Running) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("timeout", [LONG, None])
-def test_stream_that_its_client_reads_to_the_end_is_counted_as_answered(timeout: float | None) -> None:
+def test_stream_read_to_the_end_is_counted_as_ok(timeout: float | None) -> None:
     with serving(echo) as running:
         assert list(running.channel.stream_stream(STREAM, None, None)(iter([b"1", b"2"]), timeout=timeout)) == [
             b"1",
@@ -40,7 +40,7 @@ def test_stream_that_its_client_reads_to_the_end_is_counted_as_answered(timeout:
 
 
 @pytest.mark.parametrize("is_answered", [False, True])
-def test_stream_that_its_client_leaves_is_counted_as_cancelled(is_answered: bool) -> None:
+def test_stream_is_counted_as_cancelled_when_its_client_leaves(is_answered: bool) -> None:
     messages: queue.Queue[bytes | None] = queue.Queue()
     with serving(echo if is_answered else lambda _ticket: None) as running:
         stream: Any = running.channel.stream_stream(STREAM, None, None)(iter(messages.get, None), timeout=LONG)
@@ -55,7 +55,7 @@ def test_stream_that_its_client_leaves_is_counted_as_cancelled(is_answered: bool
 
 
 @pytest.mark.parametrize("is_silent", [False, True])
-def test_stream_whose_deadline_passes_is_counted_as_that(is_silent: bool) -> None:
+def test_stream_is_counted_as_deadline_exceeded_when_its_deadline_passes(is_silent: bool) -> None:
     messages: queue.Queue[bytes | None] = queue.Queue()
     with serving() as running:
         stream: Any = running.channel.stream_stream(STREAM, None, None)(iter(messages.get, None), timeout=0.3)
@@ -67,7 +67,7 @@ def test_stream_whose_deadline_passes_is_counted_as_that(is_silent: bool) -> Non
         messages.put(None)
 
 
-def test_stream_whose_last_answer_its_client_does_not_wait_for_is_not_counted_as_answered() -> None:
+def test_stream_is_not_counted_as_ok_when_its_client_leaves_before_the_last_response() -> None:
     def behaviour(_messages: Iterator[bytes], _context: grpc.ServicerContext) -> Iterator[bytes]:
         peer.cancel(1)
         peer.ping()
@@ -111,7 +111,7 @@ _SHAPES: dict[str, tuple[Handler, list[bytes]]] = {
 
 
 @pytest.mark.parametrize("shape", _SHAPES)
-def test_method_of_any_shape_is_limited_counted_and_its_errors_have_a_status(shape: str) -> None:
+def test_every_kind_of_method_is_limited_and_counted_with_a_status_for_errors(shape: str) -> None:
     handler, answers = _SHAPES[shape]
     with serving(handler=handler, calls=1) as running:
         ask = running.channel.stream_stream(PATH, None, None)
@@ -138,7 +138,7 @@ def test_method_of_any_shape_is_limited_counted_and_its_errors_have_a_status(sha
 
 
 @pytest.mark.parametrize("shape", ["unary_stream", "stream_unary", "stream_stream"])
-def test_method_of_any_shape_gets_its_first_message_in_time(shape: str) -> None:
+def test_every_kind_of_method_has_a_timeout_for_its_first_message(shape: str) -> None:
     with serving(handler=_SHAPES[shape][0], first_message_timeout_s=0.1) as running:
         call, messages = running.silent(timeout=LONG)
         assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -148,7 +148,7 @@ def test_method_of_any_shape_gets_its_first_message_in_time(shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape", ["stream_unary", "stream_stream"])
-def test_local_stream_gets_its_next_message_in_time(shape: str) -> None:
+def test_local_stream_has_a_timeout_for_the_next_message(shape: str) -> None:
     with serving(handler=_SHAPES[shape][0], next_message_timeout_s=0.1) as running:
         call, messages = running.silent(timeout=LONG)
         messages.put(b"good")
@@ -158,7 +158,7 @@ def test_local_stream_gets_its_next_message_in_time(shape: str) -> None:
         messages.put(None)
 
 
-def test_unary_method_that_is_answered_here_has_a_status_for_its_errors() -> None:
+def test_local_unary_method_has_a_status_for_its_errors() -> None:
     def answer(_message: object, given: grpc.ServicerContext) -> Any:  # noqa: ANN401 (a message of the contract)
         metadata = dict(given.invocation_metadata())
         if metadata.get("do") == "fail":
@@ -190,7 +190,7 @@ def code_of(call: object) -> grpc.StatusCode:
     return call.code()
 
 
-def test_calls_that_wait_hold_no_thread() -> None:
+def test_waiting_calls_hold_no_thread() -> None:
     with serving() as running:
         first = running.ask.future(b"", timeout=LONG)  # the client starts its own threads
         held = running.link.next()
@@ -206,7 +206,7 @@ def test_calls_that_wait_hold_no_thread() -> None:
         assert sorted(len(call.result()) for call in calls) == sorted(len(ticket.message) for ticket in tickets)
 
 
-def test_reply_that_is_there_at_once_is_sent_at_once() -> None:
+def test_immediate_reply_is_sent_immediately() -> None:
     with serving(echo) as running:
         assert running.ask(b"yes", timeout=LONG) == b"yes"
         running.until_counted("OK")
@@ -217,7 +217,7 @@ def test_reply_that_is_there_at_once_is_sent_at_once() -> None:
     ("reply", "code"),
     [(InvalidRequest("query", "must be shorter"), "INVALID_ARGUMENT"), (SwiftrecError("ours"), "INTERNAL")],
 )
-def test_error_of_a_call_ends_it_and_no_other(reply: SwiftrecError, code: str) -> None:
+def test_error_of_a_call_ends_only_it(reply: SwiftrecError, code: str) -> None:
     def answer(ticket: Ticket) -> None:
         ticket.done(ticket.message if ticket.message else reply)
 
@@ -230,7 +230,7 @@ def test_error_of_a_call_ends_it_and_no_other(reply: SwiftrecError, code: str) -
         assert running.counts() == {"OK": 1, code: 1}
 
 
-def test_bug_while_a_call_is_taken_ends_that_call_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_exception_on_dispatch_ends_only_its_call(caplog: pytest.LogCaptureFixture) -> None:
     def answer(ticket: Ticket) -> None:
         if ticket.message == b"bug":
             raise ZeroDivisionError
@@ -245,7 +245,7 @@ def test_bug_while_a_call_is_taken_ends_that_call_alone(caplog: pytest.LogCaptur
         running.until_counted("INTERNAL")
 
 
-def test_call_that_cannot_be_begun_ends_alone_and_the_polling_thread_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exception_on_admission_ends_only_its_call_and_not_the_polling_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(echo) as running:
         with monkeypatch.context() as patch:
             patch.setattr(running.front.arrivals, "admit", lambda _refuse: 1 / 0)
@@ -267,7 +267,7 @@ def test_disconnect_cancels_the_call_in_the_worker_and_releases_its_slot() -> No
         until(lambda: running.front.limiters.calls.in_use == 0)
 
 
-def test_clients_that_go_as_their_reply_comes_are_counted_once_as_they_saw_it() -> None:
+def test_cancel_during_the_reply_is_counted_once_as_the_client_saw_it() -> None:
     with serving() as running:
         calls = [running.ask.future(b"x", timeout=LONG) for _ in range(_MANY)]
         tickets = [running.link.next() for _ in calls]
@@ -283,7 +283,7 @@ def test_clients_that_go_as_their_reply_comes_are_counted_once_as_they_saw_it() 
         until(lambda: running.front.limiters.calls.in_use == 0)
 
 
-def test_response_to_a_client_that_has_gone_is_not_counted_as_one() -> None:
+def test_response_to_a_disconnected_client_is_not_counted_as_ok() -> None:
     def answer(ticket: Ticket) -> None:  # in gRPC's polling thread, so that the server cannot hear of the cancel before
         peer.cancel(1)
         peer.ping()
@@ -297,7 +297,7 @@ def test_response_to_a_client_that_has_gone_is_not_counted_as_one() -> None:
         assert running.link.cancelled.empty()  # the worker's reply was given to gRPC
 
 
-def test_server_ends_a_call_whose_deadline_passes_in_the_worker() -> None:
+def test_server_ends_a_call_when_its_deadline_passes_in_the_worker() -> None:
     with serving(timeout_s=0.1) as running:
         with pytest.raises(grpc.RpcError) as caught:
             running.ask(b"", timeout=LONG, metadata=(("x-request-id", "late"),))
@@ -308,7 +308,7 @@ def test_server_ends_a_call_whose_deadline_passes_in_the_worker() -> None:
         running.until_counted("DEADLINE_EXCEEDED")
 
 
-def test_error_may_be_a_response() -> None:
+def test_error_can_be_sent_as_a_response() -> None:
     def written(_ticket: Ticket, error: SwiftrecError) -> Reply:
         return type(error).__name__.encode()
 
@@ -329,7 +329,7 @@ def test_second_reply_to_a_call_is_dropped() -> None:
         assert running.counts() == {"OK": 1}
 
 
-def test_server_that_stops_at_once_tells_the_worker_of_every_call() -> None:
+def test_immediate_stop_cancels_every_call_in_the_worker() -> None:
     with serving() as running:
         calls = [running.ask.future(b"x" * size, timeout=LONG) for size in (1, 10_000) for _ in range(20)]
         tickets = [running.link.next() for _ in calls]
@@ -338,7 +338,7 @@ def test_server_that_stops_at_once_tells_the_worker_of_every_call() -> None:
     assert running.front.limiters.calls.in_use == 0
 
 
-def test_calls_that_have_ended_make_room_for_others() -> None:
+def test_ended_calls_release_their_slots() -> None:
     with serving(echo, calls=1) as running:
         for _ in range(50):
             assert running.ask(b"one", timeout=LONG) == b"one"

@@ -63,7 +63,7 @@ def message(method: str, numbers: list[int]) -> bytes:
     ),
     batch_size=st.integers(1, 6),
 )
-def test_queue_and_compute_are_never_more_than_the_request(
+def test_queue_and_compute_times_do_not_exceed_the_request_time(
     small_engine: SmallEngine, calls: list[tuple[str, list[int], float]], batch_size: int
 ) -> None:
     counts = [recorder.statistics for recorder in small_engine.engine.recorder.models.values()]
@@ -133,9 +133,7 @@ def samples(metrics: Metrics, meanwhile: Callable[[], object] = lambda: None) ->
     ),
     threads=st.integers(1, 3),
 )
-def test_every_metric_of_a_batch_is_made_of_its_one_record(
-    batches: list[tuple[int, int, int, int]], threads: int
-) -> None:
+def test_every_metric_of_a_batch_comes_from_one_record(batches: list[tuple[int, int, int, int]], threads: int) -> None:
     metrics = Metrics()
     recorder = BundleRecorder(metrics, "b", 1)
     metrics.bundles = lambda: [recorder]
@@ -159,7 +157,7 @@ def test_every_metric_of_a_batch_is_made_of_its_one_record(
     assert page["swiftrec_session_busy_seconds_total"] == pytest.approx(seconds, abs=1e-6)
 
 
-def test_figures_of_one_page_are_all_of_one_moment() -> None:
+def test_metrics_of_one_page_are_consistent() -> None:
     metrics = Metrics()
     recorder = BundleRecorder(metrics, "b", 1)
     metrics.bundles = lambda: [recorder]
@@ -183,7 +181,7 @@ def test_figures_of_one_page_are_all_of_one_moment() -> None:
     )
 
 
-def test_bundle_keeps_the_batches_of_unloaded_versions_and_a_version_begins_at_zero() -> None:
+def test_bundle_metrics_include_unloaded_versions_and_a_new_version_starts_at_0() -> None:
     metrics = Metrics()
     old, new = BundleRecorder(metrics, "b", 1), BundleRecorder(metrics, "b", 2)
     for recorder in (old, new, old):
@@ -196,7 +194,7 @@ def test_bundle_keeps_the_batches_of_unloaded_versions_and_a_version_begins_at_z
     assert not any(name.endswith(" 1") for name in page)
 
 
-def test_old_names_have_the_values_of_the_new_ones_and_name_them() -> None:
+def test_renamed_metrics_keep_their_old_names_with_a_hint() -> None:
     metrics = Metrics()
     recorder = BundleRecorder(metrics, "b", 1)
     metrics.bundles = lambda: [recorder]
@@ -238,7 +236,7 @@ _BOUNDS = (0.1, 1.0, 10.0)
     singly=st.lists(st.floats(0, 20), max_size=3_000),
     together=st.lists(st.floats(0, 20), min_size=1, max_size=1_000),
 )
-def test_histogram_counts_what_is_at_most_each_bound(singly: list[float], together: list[float]) -> None:
+def test_histogram_counts_values_up_to_each_bound(singly: list[float], together: list[float]) -> None:
     histogram, values = Histogram(_BOUNDS), singly + together
     for value in singly:
         histogram.add(value)
@@ -248,7 +246,7 @@ def test_histogram_counts_what_is_at_most_each_bound(singly: list[float], togeth
     assert abs(total - sum(values)) < 1e-6 * max(1.0, total)
 
 
-def test_histogram_loses_nothing_between_threads() -> None:
+def test_histogram_counts_values_of_every_thread() -> None:
     histogram = Histogram(_BOUNDS)
 
     def observe() -> None:
@@ -315,7 +313,7 @@ _REFUSALS = [
 ]
 
 
-def test_every_refusal_has_a_code_and_a_reason() -> None:
+def test_every_rejection_has_a_code_and_a_reason() -> None:
     given: dict[type, tuple[Any, ...]] = {
         errors.InvalidRequest: ("field", "must be 1"),
         errors.InvalidInput: ("TEXT", "must be 1"),

@@ -100,7 +100,7 @@ def ready_names(client: Any) -> set[str]:  # noqa: ANN401
     return {name for (name, _), state in states(client).items() if state == "READY"}
 
 
-def test_every_name_of_the_index_can_be_asked_for(bundle: Bundle, tmp_path: Path) -> None:
+def test_every_name_of_the_index_can_be_requested(bundle: Bundle, tmp_path: Path) -> None:
     home = tmp_path / "repository"
     for name, version in (("swapped", 1), ("swapped", 2), ("other", 5), ("third", 7), ("recommender", 1)):
         add_version(bundle, home, version, name)
@@ -129,7 +129,7 @@ def test_every_name_of_the_index_can_be_asked_for(bundle: Bundle, tmp_path: Path
                 assert "failed to unload" in refusal(client.unload_model, name)
 
 
-def test_names_of_a_bundle_are_loaded_and_unloaded_together(bundle: Bundle, tmp_path: Path) -> None:
+def test_models_of_a_bundle_are_loaded_and_unloaded_together(bundle: Bundle, tmp_path: Path) -> None:
     add_version(bundle, tmp_path, 1)
     add_version(bundle, tmp_path, 7, "third")
     with serving([tmp_path / "swapped"], tmp_path) as app, client_of(app) as client:
@@ -146,7 +146,9 @@ def test_names_of_a_bundle_are_loaded_and_unloaded_together(bundle: Bundle, tmp_
         assert ready_names(client) == {*names_of("swapped"), "encoder", "recommender"}
 
 
-def test_pinned_bundle_keeps_its_name_and_version_whatever_its_folder_is_called(bundle: Bundle, tmp_path: Path) -> None:
+def test_pinned_bundle_keeps_its_name_and_version_when_its_folder_has_another_name(
+    bundle: Bundle, tmp_path: Path
+) -> None:
     folder = bundles.copy(bundle, tmp_path / "of-monday", light=True)
     bundles.seal(folder, 3, "pinned")
     with serving([folder]) as app, client_of(app) as client:
@@ -161,7 +163,7 @@ def test_pinned_bundle_keeps_its_name_and_version_whatever_its_folder_is_called(
         assert {version for _, version in states(client)} == {"3"}
 
 
-def test_bundle_that_cannot_be_loaded_says_why_and_its_names_stay_unavailable(bundle: Bundle, tmp_path: Path) -> None:
+def test_bundle_that_cannot_be_loaded_has_a_reason_and_unavailable_models(bundle: Bundle, tmp_path: Path) -> None:
     add_version(bundle, tmp_path, 1)
     bundles.seal(bundles.copy(bundle, tmp_path / "renamed" / "4", light=True), 4, "another")
     with serving([tmp_path / "swapped"], tmp_path) as app, client_of(app) as client:
@@ -174,7 +176,7 @@ def test_bundle_that_cannot_be_loaded_says_why_and_its_names_stay_unavailable(bu
         assert all("contains bundle 'another'" in reason for reason in reasons.values())
 
 
-def test_models_are_controlled_as_by_tritons_example(bundle: Bundle, tmp_path: Path) -> None:
+def test_models_are_controlled_as_in_the_example_of_triton(bundle: Bundle, tmp_path: Path) -> None:
     """The calls of NVIDIA's example client for model control, on a bundle with the name of its model, and another."""
     for name in ("simple", "second"):
         add_version(bundle, tmp_path, 1, name)
@@ -194,7 +196,7 @@ def test_models_are_controlled_as_by_tritons_example(bundle: Bundle, tmp_path: P
         assert "failed to load" in refusal(client.load_model, "no_such_model")
 
 
-def test_batch_size_of_a_load_counts_until_the_next_load(bundle: Bundle, tmp_path: Path) -> None:
+def test_batch_size_of_a_load_applies_until_the_next_load(bundle: Bundle, tmp_path: Path) -> None:
     add_version(bundle, tmp_path, 1)
     rows = triton.InferInput("TEXT", [3, 1], "BYTES")
     rows.set_data_from_numpy(np.array([["x"], ["y"], ["z"]], dtype=object))
@@ -252,7 +254,7 @@ def check_counts(counts: oip.ModelStatistics) -> None:
     assert sum(size.compute_infer.count for size in counts.batch_stats) == counts.execution_count
 
 
-def test_requests_that_the_cache_answers_are_counted_as_with_tritons_response_cache(stub: grpc.Channel) -> None:
+def test_cache_hits_are_counted_as_by_the_response_cache_of_triton(stub: grpc.Channel) -> None:
     client = GRPCInferenceServiceStub(stub)
     config = client.ModelConfig(oip.ModelConfigRequest(name="encoder"), timeout=LONG).config
     assert config.response_cache.enable
@@ -271,7 +273,7 @@ def test_requests_that_the_cache_answers_are_counted_as_with_tritons_response_ca
     assert after.last_inference >= before.last_inference > 0
 
 
-def test_a_list_of_texts_is_a_hit_only_if_all_of_them_are_cached(stub: grpc.Channel) -> None:
+def test_request_of_several_texts_is_a_hit_only_when_all_are_cached(stub: grpc.Channel) -> None:
     client = GRPCInferenceServiceStub(stub)
     client.ModelInfer(infer("encoder", _TEXTS), timeout=LONG)
     client.ModelInfer(infer("encoder", [*_TEXTS, "a text that is new"]), timeout=LONG)
@@ -295,7 +297,7 @@ def test_recommender_has_no_response_cache_and_counts_a_request_of_several_rows_
     assert counts.inference_stats.compute_infer.ns > 0
 
 
-def test_without_a_cache_every_request_is_a_miss(bundle: Bundle) -> None:
+def test_every_request_is_a_miss_without_a_cache(bundle: Bundle) -> None:
     with serving_app(bundle, cache_mb=0) as app, connected(app) as channel:
         client = GRPCInferenceServiceStub(channel)
         config = client.ModelConfig(oip.ModelConfigRequest(name="encoder"), timeout=LONG).config
@@ -308,7 +310,7 @@ def test_without_a_cache_every_request_is_a_miss(bundle: Bundle) -> None:
         assert counts.inference_count == 6
 
 
-def test_counts_agree_under_requests_of_every_kind_at_once(stub: grpc.Channel) -> None:
+def test_counts_agree_under_concurrent_requests_of_every_kind(stub: grpc.Channel) -> None:
     rng = random.Random(5)
     client, encoder, recommender = (
         GRPCInferenceServiceStub(stub),

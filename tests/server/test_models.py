@@ -80,7 +80,7 @@ def values(results: Sequence[Vector | ModelFailed]) -> list[float | None]:
     return [None if isinstance(result, ModelFailed) else float(result[1]) for result in results]
 
 
-def test_rows_come_back_in_their_order_whatever_the_batches_are() -> None:
+def test_rows_keep_their_order_in_any_batches() -> None:
     runs, model, _ = runner(Limits(tokens=32))
     rows, lengths = [1, 2, 3, 4, 5], [30, 2, 20, 3, 30]
     results, seconds = runs.run(rows, lengths)
@@ -90,7 +90,7 @@ def test_rows_come_back_in_their_order_whatever_the_batches_are() -> None:
 
 
 @pytest.mark.parametrize("bad", [BAD, SHORT])
-def test_batch_that_fails_is_run_row_by_row_so_that_only_the_guilty_row_fails(
+def test_failed_batch_is_rerun_by_row_so_that_only_the_faulty_row_fails(
     bad: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     runs, model, counts = runner()
@@ -109,7 +109,7 @@ def test_every_row_may_fail() -> None:
 
 
 @pytest.mark.parametrize("bad", [NAN, INFINITE])
-def test_row_of_numbers_that_are_not_finite_is_an_error_and_its_mates_are_answered(bad: int) -> None:
+def test_row_with_a_result_that_is_not_finite_fails_alone(bad: int) -> None:
     runs, model, _ = runner()
     results, _ = runs.run([1, bad, 3], [4, 4, 4])
     assert values(results) == [2, None, 6]
@@ -123,7 +123,7 @@ def test_batches_are_recorded_with_their_padding_and_their_time() -> None:
     assert counts.batches == [(3, 15, 18, 3.0)]
 
 
-def test_run_times_are_learned() -> None:
+def test_cost_model_is_updated_by_run_times() -> None:
     runs, _, _ = runner(Limits(batch_size=8))
     for size in [*range(1, 9)] * 16:
         runs.run([1] * size, [10] * size)
@@ -171,7 +171,7 @@ def test_one_session_runs_one_batch_at_a_time() -> None:
     assert all(isinstance(result, ModelFailed) for result in results)
 
 
-def test_batch_that_is_long_is_split_between_sessions() -> None:
+def test_long_batch_is_split_between_sessions() -> None:
     with pool(1) as executor:
         model = Meeting(2)
         runs = ModelRunner(model, Limits(), sessions=2, executor=executor)
@@ -179,7 +179,7 @@ def test_batch_that_is_long_is_split_between_sessions() -> None:
     assert [float(result[0]) for result in results if not isinstance(result, ModelFailed)] == [1, 2, 3, 4]
 
 
-def test_error_of_our_own_is_raised_when_no_session_runs_any_more() -> None:
+def test_error_of_the_recorder_is_raised_after_all_sessions_have_finished() -> None:
     class Faulty(Counts):
         def on_batch(self, rows: int, tokens: int, padded: int, seconds: float) -> None:
             super().on_batch(rows, tokens, padded, seconds)
@@ -230,7 +230,7 @@ def test_provider_that_is_not_built_in_is_named(device: str, available: list[str
         choose_providers(device, available, Path("cache"))
 
 
-def test_what_was_asked_for_passes() -> None:
+def test_requested_provider_is_accepted() -> None:
     requested = choose_providers("tensorrt", _ALL, Path("cache"))
     check_providers("encoder.onnx", requested, _ALL)
 
@@ -242,7 +242,7 @@ def test_fallback_is_refused(got: list[str]) -> None:
         check_providers("encoder.onnx", requested, got)
 
 
-def test_session_that_falls_back_in_silence_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_fallback_of_a_session_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real fallback: only the list of providers is faked; ONNX Runtime has no CUDA and opens the model on the CPU."""
     if _CUDA in onnxruntime.get_available_providers():
         pytest.skip("this machine has the CUDA provider")
@@ -252,7 +252,7 @@ def test_session_that_falls_back_in_silence_is_refused(model: Path, monkeypatch:
         open_session(model, "cuda")
 
 
-def test_bound_session_answers_as_the_plain_one(model: Path) -> None:
+def test_bound_session_equals_the_plain_one(model: Path) -> None:
     session = onnxruntime.InferenceSession(str(model), providers=[_CPU])
     bound, plain = IoBindingSession(session, "cpu"), OnnxSession(session)
     for rows in (1, 3):
@@ -286,7 +286,7 @@ def test_import_has_a_widened_affinity_that_is_restored_afterwards(tmp_path: Pat
     assert set(after) == own
 
 
-def test_import_does_without_where_it_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_works_when_the_affinity_cannot_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(_pid: int, _cpus: object) -> None:
         raise PermissionError
 
@@ -299,14 +299,14 @@ def test_import_does_without_where_it_is_forbidden(monkeypatch: pytest.MonkeyPat
     assert os.sched_getaffinity(0) == own
 
 
-def test_plain_import_has_the_one_cpu_only(tmp_path: Path) -> None:
+def test_plain_import_is_limited_to_one_cpu(tmp_path: Path) -> None:
     """What the way of ours is compared with."""
     own = {min(os.sched_getaffinity(0))}
     during, _ = imported(tmp_path, "import onnxruntime", own)
     assert set(during) == own
 
 
-def test_server_and_peers_import_it_that_way() -> None:
+def test_server_and_peers_import_onnx_runtime_with_widened_affinity() -> None:
     """The first import decides for the process, so no other module of a server may import it directly."""
     files = [*ROOT.glob("server/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]
     plain = [str(path.relative_to(ROOT)) for path in files if "\nimport onnxruntime" in path.read_text("utf-8")]

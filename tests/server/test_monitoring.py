@@ -52,11 +52,11 @@ def port() -> Iterator[Port]:
     server.stop()
 
 
-def test_probes_say_yes_while_nothing_is_wrong(port: Port) -> None:
+def test_probes_succeed_while_the_server_is_healthy(port: Port) -> None:
     assert port.ask("/healthz")[:2] == port.ask("/readyz")[:2] == (200, "ok\n")
 
 
-def test_probes_say_no_with_the_reason(port: Port) -> None:
+def test_probes_fail_with_the_reason(port: Port) -> None:
     port.state.obstacle = "the server is starting"
     assert port.ask("/readyz")[:2] == (503, "the server is starting\n")
     assert port.ask("/healthz")[0] == 200
@@ -64,7 +64,7 @@ def test_probes_say_no_with_the_reason(port: Port) -> None:
     assert port.ask("/healthz")[:2] == (503, "a thread has died\n")
 
 
-def test_metrics_are_at_their_path_alone(port: Port) -> None:
+def test_metrics_are_served_only_at_their_path(port: Port) -> None:
     assert "swiftrec_made_up 7.0" in port.ask("/metrics")[1]
     assert "swiftrec_made_up 7.0" in port.ask("/metrics?name[]=swiftrec_made_up")[1]
     assert "swiftrec_made_up" not in port.ask("/metrics?name[]=other")[1]
@@ -118,7 +118,7 @@ def answering() -> int:
     return sum(thread.name.startswith("monitoring") for thread in threading.enumerate())
 
 
-def test_silent_clients_of_any_number_do_not_block_a_probe(port: Port) -> None:
+def test_many_silent_clients_do_not_block_a_probe(port: Port) -> None:
     until(lambda: answering() == MAX_CONNECTIONS + 1)  # threads of earlier servers may still be ending
     before = answering()
     with held_connections(port.number, 3 * MAX_CONNECTIONS) as clients:
@@ -134,7 +134,7 @@ def test_connections_up_to_the_limit_are_all_answered(port: Port) -> None:
             assert client.makefile("rb").read().startswith(b"HTTP/1.0 200")
 
 
-def test_connection_is_cut_when_its_time_is_over_though_bytes_still_come() -> None:
+def test_connection_is_closed_at_its_time_limit_while_bytes_still_arrive() -> None:
     server = MonitoringServer("127.0.0.1", 0, CollectorRegistry(), lambda: "", lambda: "", timeout_s=0.1)
     server.start()
     try:

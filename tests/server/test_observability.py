@@ -86,7 +86,7 @@ def served(request: pytest.FixtureRequest, app: App, bundle: Bundle) -> Iterator
 
 
 @pytest.mark.parametrize("name", sorted(_UNARY))
-def test_answer_has_the_id_that_the_client_gave_or_a_new_one(served: grpc.Channel, name: str) -> None:
+def test_response_has_the_request_id_of_the_client_or_a_new_one(served: grpc.Channel, name: str) -> None:
     assert unary(served, name, ("x-request-id", "mine 7")) == "mine 7"
     first, second = unary(served, name), unary(served, name)
     assert len(first) == len(second) == 16
@@ -95,7 +95,7 @@ def test_answer_has_the_id_that_the_client_gave_or_a_new_one(served: grpc.Channe
 
 
 @pytest.mark.parametrize("name", sorted(_STREAMS))
-def test_stream_ends_with_its_id(served: grpc.Channel, name: str) -> None:
+def test_stream_ends_with_its_request_id(served: grpc.Channel, name: str) -> None:
     method, message = _STREAMS[name]
     data = message.SerializeToString()
     call: Any = served.stream_stream(method, None, None)(
@@ -105,14 +105,14 @@ def test_stream_ends_with_its_id(served: grpc.Channel, name: str) -> None:
     assert returned(call) == "flow"
 
 
-def test_refusal_has_its_id(served: grpc.Channel) -> None:
+def test_rejection_has_its_request_id(served: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         served.unary_unary(_RECOMMEND, None, None)(b"\xff", timeout=20, metadata=(("x-request-id", "bad"),))
     assert isinstance(caught.value, grpc.Call)
     assert returned(caught.value) == "bad"
 
 
-def test_calls_with_and_without_a_token_have_their_id(bundle: Bundle, tmp_path: Path) -> None:
+def test_calls_with_and_without_a_token_have_a_request_id(bundle: Bundle, tmp_path: Path) -> None:
     tokens = put(tmp_path / "tokens", TOKEN.encode())
     with serving(bundle, token_file=tokens) as app, connected(app) as channel:
         assert unary(channel, "health", ("x-request-id", "probe")) == "probe"
@@ -159,7 +159,7 @@ _REFUSED: list[tuple[str, Message, str, str]] = [
 
 
 @pytest.mark.parametrize(("method", "message", "reason", "field"), _REFUSED)
-def test_line_of_a_refused_call_has_its_reason_and_nothing_of_the_request(
+def test_log_line_of_a_rejected_call_has_the_reason_and_nothing_of_the_request(
     channel: grpc.Channel, caplog: pytest.LogCaptureFixture, method: str, message: Message, reason: str, field: str
 ) -> None:
     with logged(caplog) as line:
@@ -174,7 +174,7 @@ def test_line_of_a_refused_call_has_its_reason_and_nothing_of_the_request(
     assert _PRIVATE not in str(fields)
 
 
-def test_line_of_an_answered_call_has_no_reason(channel: grpc.Channel, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_line_of_an_answered_call_has_no_reason(channel: grpc.Channel, caplog: pytest.LogCaptureFixture) -> None:
     with logged(caplog) as line:
         unary(channel, "encode", ("x-request-id", "fine"))
         fields = line()
@@ -182,7 +182,7 @@ def test_line_of_an_answered_call_has_no_reason(channel: grpc.Channel, caplog: p
 
 
 @pytest.mark.parametrize("name", sorted(_STREAMS))
-def test_stream_leaves_one_line(channel: grpc.Channel, caplog: pytest.LogCaptureFixture, name: str) -> None:
+def test_stream_writes_one_log_line(channel: grpc.Channel, caplog: pytest.LogCaptureFixture, name: str) -> None:
     method, message = _STREAMS[name]
     with logged(caplog) as line:
         list(channel.stream_stream(method, None, None)(iter([message.SerializeToString()]), timeout=20))
@@ -190,7 +190,7 @@ def test_stream_leaves_one_line(channel: grpc.Channel, caplog: pytest.LogCapture
     assert (fields["method"], fields["code"]) == (method, "OK")
 
 
-def test_watch_that_is_cancelled_leaves_a_line(channel: grpc.Channel, caplog: pytest.LogCaptureFixture) -> None:
+def test_cancelled_watch_writes_a_log_line(channel: grpc.Channel, caplog: pytest.LogCaptureFixture) -> None:
     with logged(caplog) as line:
         watching: Any = channel.unary_stream(WATCH, None, None)(b"", timeout=20, metadata=(("x-request-id", "w"),))
         next(watching)
@@ -201,7 +201,7 @@ def test_watch_that_is_cancelled_leaves_a_line(channel: grpc.Channel, caplog: py
 
 
 @pytest.mark.parametrize("method", [_RECOMMEND, WATCH])
-def test_call_without_a_request_has_its_id_and_its_line(
+def test_call_without_a_request_has_a_request_id_and_a_log_line(
     channel: grpc.Channel, caplog: pytest.LogCaptureFixture, method: str
 ) -> None:
     with logged(caplog) as line:
@@ -214,7 +214,7 @@ def test_call_without_a_request_has_its_id_and_its_line(
     assert fields["reason"] == "the request is missing, or did not arrive in time"
 
 
-def test_call_that_is_denied_has_its_line(bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_denied_call_has_a_log_line(bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tokens = put(tmp_path / "tokens", TOKEN.encode())
     for method, name in ((_RECOMMEND, _RECOMMEND), (f"/{_PRIVATE}/x", "unknown")):
         with serving(bundle, token_file=tokens) as app, connected(app) as channel, logged(caplog) as line:
@@ -230,7 +230,7 @@ def test_call_that_is_denied_has_its_line(bundle: Bundle, tmp_path: Path, caplog
         assert TOKEN not in str(fields)
 
 
-def test_watch_without_a_token_that_makes_room_for_another_has_its_id_and_its_line(
+def test_evicted_watch_without_a_token_has_a_request_id_and_a_log_line(
     bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tokens = put(tmp_path / "tokens", TOKEN.encode())
@@ -296,7 +296,7 @@ class Page:
         return sum(actual)
 
 
-def test_every_promised_metric_says_what_happened(bundle: Bundle) -> None:
+def test_every_metric_has_the_expected_value_after_known_calls(bundle: Bundle) -> None:
     with bench(bundle, max_queue_requests=3, max_batch_size=1, cache_mb=8) as served:
         history = RecommendRequest(query="a western", history=[Event(item_id="50")])
         for _ in range(2):  # the second query comes from the cache
@@ -353,7 +353,7 @@ def test_every_promised_metric_says_what_happened(bundle: Bundle) -> None:
     assert page("nv_inference_request_success", model=f"{name}.ranker") == 2
 
 
-def test_requests_that_expire_in_the_queue_are_counted_by_that_cause(bundle: Bundle) -> None:
+def test_requests_that_expire_in_the_queue_are_counted_as_expired(bundle: Bundle) -> None:
     """The timeout that a request of the Open Inference Protocol sets is known to the worker alone."""
     with bench(bundle, max_batch_size=1) as served:
         held, expiring = served.hold(), service_pb2.ModelInferRequest(model_name="encoder")

@@ -75,7 +75,7 @@ def test_perf_analyzer_measures_the_encoder(app: App) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_both_protocols_give_the_same_answer(
+def test_both_protocols_give_the_same_results(
     triton: service_pb2_grpc.GRPCInferenceServiceStub, channel: grpc.Channel, recommender: RecommenderServiceStub
 ) -> None:
     texts = [b"a good western", b"films about the sea"]
@@ -118,7 +118,7 @@ def test_both_protocols_give_the_same_answer(
         (text_input(b"x" * 2001), "input 'TEXT' element 0: at most 2000 characters"),
     ],
 )
-def test_wrong_text_is_refused_by_name(
+def test_invalid_text_is_refused_by_name(
     triton: service_pb2_grpc.GRPCInferenceServiceStub, request_message: pb.ModelInferRequest, said: str
 ) -> None:
     code, details = refusal(triton, request_message)
@@ -126,7 +126,7 @@ def test_wrong_text_is_refused_by_name(
     assert said in details
 
 
-def test_wrong_bytes_are_refused_by_name(triton: service_pb2_grpc.GRPCInferenceServiceStub) -> None:
+def test_invalid_bytes_are_refused_by_name(triton: service_pb2_grpc.GRPCInferenceServiceStub) -> None:
     request = text_input(b"hello")
     for cut, said in ((2, "incomplete string length indicator"), (6, "incomplete string data")):
         request.raw_input_contents[0] = packed(b"hello")[:cut]
@@ -151,7 +151,9 @@ def test_wrong_bytes_are_refused_by_name(triton: service_pb2_grpc.GRPCInferenceS
 @pytest.mark.parametrize(
     ("k", "code"), [([0], "INVALID_ARGUMENT"), ([1001], "INVALID_ARGUMENT"), ([-1], "INVALID_ARGUMENT")]
 )
-def test_wrong_k_is_refused_by_name(triton: service_pb2_grpc.GRPCInferenceServiceStub, k: list[int], code: str) -> None:
+def test_invalid_k_is_refused_by_name(
+    triton: service_pb2_grpc.GRPCInferenceServiceStub, k: list[int], code: str
+) -> None:
     request = pb.ModelInferRequest(model_name="recommender")
     request.inputs.add(name="K", datatype="INT32", shape=(1, 1)).contents.int_contents.extend(k)
     assert refusal(triton, request)[0] == code
@@ -176,7 +178,7 @@ def test_wrong_k_is_refused_by_name(triton: service_pb2_grpc.GRPCInferenceServic
         ("exclude_history", pb.InferParameter(int64_param=1), "'exclude_history'"),
     ],
 )
-def test_wrong_parameter_is_refused_by_name(
+def test_invalid_parameter_is_refused_by_name(
     triton: service_pb2_grpc.GRPCInferenceServiceStub, name: str, parameter: pb.InferParameter, said: str
 ) -> None:
     request = text_input(b"x")
@@ -185,7 +187,7 @@ def test_wrong_parameter_is_refused_by_name(
     assert (code, said in details) == ("INVALID_ARGUMENT", True)
 
 
-def test_wrong_outputs_and_shared_memory_are_refused(triton: service_pb2_grpc.GRPCInferenceServiceStub) -> None:
+def test_invalid_outputs_and_shared_memory_are_refused(triton: service_pb2_grpc.GRPCInferenceServiceStub) -> None:
     request = text_input(b"x")
     request.outputs.add(name="OTHER")
     assert "unexpected inference output 'OTHER'" in refusal(triton, request)[1]
@@ -258,7 +260,7 @@ def ranked(prefixed_channel: grpc.Channel, *elements: str) -> bytes:
         ("text:text:film", Event(text="text:film")),
     ],
 )
-def test_element_means_the_same_as_the_event_of_the_other_protocol(
+def test_tensor_element_equals_the_event_of_the_native_protocol(
     prefixed_channel: grpc.Channel, element: str, event: Event
 ) -> None:
     requested = RecommendRequest(history=[event, Event(item_id="100")])
@@ -267,7 +269,7 @@ def test_element_means_the_same_as_the_event_of_the_other_protocol(
     assert ranked(prefixed_channel, element, "100") == packed(*[item.item_id.encode() for item in answer.items])
 
 
-def test_text_and_item_of_the_same_letters_have_different_answers(prefixed_channel: grpc.Channel) -> None:
+def test_text_and_item_id_of_the_same_letters_have_different_results(prefixed_channel: grpc.Channel) -> None:
     assert ranked(prefixed_channel, "text:film") != ranked(prefixed_channel, "id:text:film")
 
 
@@ -429,7 +431,7 @@ def _cases() -> list[tuple[str, bool, str]]:
 
 
 @pytest.mark.parametrize(("name", "is_raw", "fault"), _cases())
-def test_wrong_input_is_refused_by_name(channel: grpc.Channel, name: str, is_raw: bool, fault: str) -> None:
+def test_invalid_input_is_refused_by_name(channel: grpc.Channel, name: str, is_raw: bool, fault: str) -> None:
     make = (_FAULTS | _OF_TEXTS | _OF_NUMBERS)[fault]
     with pytest.raises(grpc.RpcError) as caught:
         service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(make(sent(name, is_raw=is_raw)), timeout=10)
@@ -443,7 +445,7 @@ def test_wrong_input_is_refused_by_name(channel: grpc.Channel, name: str, is_raw
 
 @pytest.mark.parametrize("is_raw", [False, True])
 @pytest.mark.parametrize("name", _INPUTS)
-def test_good_input_is_answered(channel: grpc.Channel, name: str, is_raw: bool) -> None:
+def test_valid_input_is_answered(channel: grpc.Channel, name: str, is_raw: bool) -> None:
     """Without this the test above would also pass where everything is refused."""
     request = sent(name, is_raw=is_raw, rows=2).request()
     answer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=10)

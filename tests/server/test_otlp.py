@@ -66,7 +66,7 @@ def end(traces: OtlpTraces, number: int = 1) -> str:
     return trace_id
 
 
-def test_spans_are_exported_by_opentelemetrys_own_processor(traces: OtlpTraces, exporter: Exporter) -> None:
+def test_spans_are_exported_by_the_processor_of_opentelemetry(traces: OtlpTraces, exporter: Exporter) -> None:
     trace_id = end(traces)
     traces.stop(LONG)
     call, *steps = exporter.spans
@@ -76,7 +76,7 @@ def test_spans_are_exported_by_opentelemetrys_own_processor(traces: OtlpTraces, 
     assert {name.startswith("OtelBatchSpan") for name in exporter.threads} == {True}
 
 
-def test_stop_exports_what_waits_and_shuts_down_once(traces: OtlpTraces, exporter: Exporter) -> None:
+def test_stop_exports_queued_spans_and_shuts_down_once(traces: OtlpTraces, exporter: Exporter) -> None:
     end(traces, 1_000)
     traces.stop(LONG)
     assert (len(exporter.spans), exporter.shutdowns) == (3_000, 1)
@@ -84,7 +84,7 @@ def test_stop_exports_what_waits_and_shuts_down_once(traces: OtlpTraces, exporte
     assert exporter.shutdowns == 1
 
 
-def test_stop_gives_up_an_export_that_hangs(traces: OtlpTraces, exporter: Exporter) -> None:
+def test_stop_abandons_a_hanging_export(traces: OtlpTraces, exporter: Exporter) -> None:
     exporter.gate.clear()
     end(traces, 1_000)
     assert exporter.entered.wait(LONG)
@@ -92,7 +92,7 @@ def test_stop_gives_up_an_export_that_hangs(traces: OtlpTraces, exporter: Export
     assert exporter.shutdowns == 1
 
 
-def test_abort_ends_the_running_export_and_sends_nothing_more(traces: OtlpTraces, exporter: Exporter) -> None:
+def test_abort_ends_the_running_export_and_drops_the_rest(traces: OtlpTraces, exporter: Exporter) -> None:
     exporter.gate.clear()
     end(traces, 1_000)
     assert exporter.entered.wait(LONG)
@@ -102,9 +102,7 @@ def test_abort_ends_the_running_export_and_sends_nothing_more(traces: OtlpTraces
     assert exporter.shutdowns == 1
 
 
-def test_calls_never_wait_for_an_exporter_and_the_spans_that_wait_are_bounded(
-    traces: OtlpTraces, exporter: Exporter
-) -> None:
+def test_calls_never_wait_for_an_exporter_and_queued_spans_are_bounded(traces: OtlpTraces, exporter: Exporter) -> None:
     exporter.gate.clear()
     end(traces, MAX_WAITING_SPANS)  # three times as many spans
     assert exporter.entered.wait(LONG)
@@ -113,7 +111,7 @@ def test_calls_never_wait_for_an_exporter_and_the_spans_that_wait_are_bounded(
     assert MAX_WAITING_SPANS <= len(exporter.spans) < 2 * MAX_WAITING_SPANS
 
 
-def test_export_that_fails_costs_its_own_spans_alone(traces: OtlpTraces, exporter: Exporter) -> None:
+def test_failed_export_loses_only_its_spans(traces: OtlpTraces, exporter: Exporter) -> None:
     exporter.fails = True
     end(traces, 600)
     until(lambda: not exporter.fails)
@@ -122,7 +120,7 @@ def test_export_that_fails_costs_its_own_spans_alone(traces: OtlpTraces, exporte
     assert 30 <= len(exporter.spans) < 1_830
 
 
-def test_call_that_ends_while_the_worker_notes_its_steps_is_exported(
+def test_call_that_ends_while_its_steps_are_recorded_is_exported(
     traces: OtlpTraces, exporter: Exporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work, numbers = PipelineSpan("b", 1, 3.0, steps=dict(_STEPS)), itertools.count(1)

@@ -189,7 +189,7 @@ def _retry_s(refusal: Overloaded, wait_s: float, limits: Limits) -> float:
 
 @pytest.mark.parametrize("times", [2.0, 10.0])
 @pytest.mark.parametrize("stage", STAGES)
-def test_goodput_stays_at_capacity_and_the_rest_is_refused(
+def test_goodput_stays_at_capacity_under_overload(
     small_engine: SmallEngine, patch: pytest.MonkeyPatch, stage: str, times: float
 ) -> None:
     """Although the stage was quick when the engine was warmed up: what it has become is learned on the way."""
@@ -203,7 +203,7 @@ def test_goodput_stays_at_capacity_and_the_rest_is_refused(
 
 @pytest.mark.parametrize("budget_s", [1.0, 3_600.0])
 @pytest.mark.parametrize("stage", STAGES)
-def test_retry_is_when_what_waits_for_the_slow_stage_has_run(
+def test_retry_delay_is_the_time_until_the_queue_of_the_slow_stage_has_run(
     small_engine: SmallEngine, patch: pytest.MonkeyPatch, stage: str, budget_s: float
 ) -> None:
     """Refused by the budget, or by the deadline where the budget is large."""
@@ -233,14 +233,16 @@ def test_retry_is_when_what_waits_for_the_slow_stage_has_run(
 
 
 @pytest.mark.parametrize("stage", ["encode", "rank", "search", "filter"])
-def test_goodput_of_lists_stays_at_capacity(small_engine: SmallEngine, patch: pytest.MonkeyPatch, stage: str) -> None:
+def test_goodput_of_batch_requests_stays_at_capacity_under_overload(
+    small_engine: SmallEngine, patch: pytest.MonkeyPatch, stage: str
+) -> None:
     ledger = offer(Overload(small_engine, stage, patch), 4.0, reject, entries=8, timeout_s=3.0)
     assert ledger.good * 8 >= 0.95 * ledger.seconds / _SLOW_S
     assert ledger.refused
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_below_capacity_nothing_is_refused_once_the_stage_is_known(
+def test_no_call_is_refused_below_capacity_when_the_stage_has_been_measured(
     small_engine: SmallEngine, patch: pytest.MonkeyPatch, stage: str
 ) -> None:
     overload = Overload(small_engine, stage, patch)
@@ -291,7 +293,7 @@ def single_s(one_fair_share: SmallEngine, worker: Worker) -> float:
     return one_fair_share.clock.now - began
 
 
-def test_single_calls_take_little_longer_beside_a_batch(one_fair_share: SmallEngine) -> None:
+def test_single_calls_are_hardly_delayed_by_a_batch_request(one_fair_share: SmallEngine) -> None:
     worker = one_fair_share.worker()
     alone_s = single_s(one_fair_share, worker)
     batch = send_batch(one_fair_share, worker)
@@ -302,7 +304,7 @@ def test_single_calls_take_little_longer_beside_a_batch(one_fair_share: SmallEng
         worker.step()
 
 
-def test_batch_without_single_calls_has_long_steps(one_fair_share: SmallEngine) -> None:
+def test_batch_request_without_single_calls_has_long_steps(one_fair_share: SmallEngine) -> None:
     """Negative control: that is what a single call would wait for."""
     worker = one_fair_share.worker()
     batch, steps = send_batch(one_fair_share, worker), list[float]()
@@ -337,7 +339,7 @@ def retry_s(call: object) -> float:
 @pytest.mark.parametrize(
     ("method", "expected_s"), [("Recommend", 2.0), ("BatchRecommend", 2.0), ("StreamRecommend", 1.0)]
 )
-def test_call_beyond_the_limit_of_calls_comes_again_when_the_worker_is_free(
+def test_call_beyond_the_limit_gets_the_time_until_the_worker_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, expected_s: float
 ) -> None:
     """As the link says it; what waits for the worker says nothing of streams."""
@@ -358,9 +360,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return hold_steps(monkeypatch)
 
 
-def test_list_that_finds_the_queue_full_is_refused_whole_and_comes_again_when_it_has_run(
-    tmp_path: Path, gate: threading.Event
-) -> None:
+def test_batch_request_is_refused_as_a_whole_when_the_queue_is_full(tmp_path: Path, gate: threading.Event) -> None:
     requests = [pb.RecommendRequest(history=[pb.Event(item_id=f"i{n}")]) for n in range(8)]
     batch = pb.BatchRecommendRequest(requests=requests)
     with running(tmp_path, max_queue_requests=4) as app, connect(app) as channel:
@@ -380,7 +380,7 @@ def test_list_that_finds_the_queue_full_is_refused_whole_and_comes_again_when_it
                 assert 0 < retry_s(call) < LONG
 
 
-def test_lists_of_popular_items_starve_no_single_call(app: App, gate: threading.Event) -> None:
+def test_single_calls_are_not_starved_by_batch_requests_for_popular_items(app: App, gate: threading.Event) -> None:
     batch = pb.BatchRecommendRequest(requests=[pb.RecommendRequest(top_k=_TOP_K)] * _ENTRIES).SerializeToString()
     with connect(app) as lists, connect(app) as singles:
         method = lists.unary_unary(_SERVICE + "BatchRecommend", None, None)  # 64 responses take long to decode

@@ -60,7 +60,7 @@ def watched() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("cache_mb", [0, 64])
-def test_one_recommend_enters_few_files_and_two_threads(bundle: Bundle, cache_mb: int) -> None:
+def test_one_recommend_runs_in_few_files_and_two_threads(bundle: Bundle, cache_mb: int) -> None:
     with watched() as path, serving(bundle, cache_mb=cache_mb) as app, connected(app) as channel:
         stub, counts = RecommenderServiceStub(channel), app.metrics.calls
         request = pb.RecommendRequest(query="a western", history=[pb.Event(item_id="50"), pb.Event(text="space")])
@@ -74,7 +74,7 @@ def test_one_recommend_enters_few_files_and_two_threads(bundle: Bundle, cache_mb
     assert len(path.files) <= _MAX_FILES, f"{len(path.files)} files\n{actual}"
 
 
-def test_path_of_a_call_to_the_server_is_seen() -> None:
+def test_trace_includes_a_call_to_the_server() -> None:
     """Negative control: a thread that enters a file of the server, and one that enters none."""
     with watched() as path:
         path.is_watching = True

@@ -56,7 +56,9 @@ def answers(small_engine: SmallEngine, *requests: Request) -> list[Recommendatio
     return [answer for answer in actual if isinstance(answer, Recommendation)]
 
 
-def test_requests_take_each_stage_together(small_engine: SmallEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_of_a_batch_pass_each_stage_together(
+    small_engine: SmallEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batches, users = encoded(small_engine), list[int]()
     stages, whole = small_engine.engine.stages, CostModel(batch_s=1.0, token_s=0.0)  # batches that padding does not cut
     monkeypatch.setattr(stages.encoder, "cost", whole)
@@ -75,7 +77,7 @@ def test_requests_take_each_stage_together(small_engine: SmallEngine, monkeypatc
     assert users == [3]
 
 
-def test_ranker_and_clients_get_the_half_that_is_for_them(
+def test_ranker_and_clients_get_the_right_half_of_a_vector(
     small_engine: SmallEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[np.ndarray] = []
@@ -99,7 +101,7 @@ def test_ranker_and_clients_get_the_half_that_is_for_them(
 
 
 @pytest.mark.parametrize("default", [True, False])
-def test_bundle_decides_on_the_history_where_a_request_does_not(tmp_path: Path, default: bool) -> None:
+def test_bundle_decides_whether_to_exclude_the_history_when_a_request_does_not(tmp_path: Path, default: bool) -> None:
     folder = small.write_bundle(tmp_path / "1", exclude_history=default)
     requests = [
         Request(history=(ItemEvent("i1"),), exclude_history=expected, top_k=small.ITEMS_COUNT)
@@ -109,7 +111,7 @@ def test_bundle_decides_on_the_history_where_a_request_does_not(tmp_path: Path, 
     assert ["i1" in {item.id for item, _ in answer.items} for answer in actual] == [not default, False, True]
 
 
-def test_what_needs_no_model_runs_none(small_engine: SmallEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request_that_needs_no_model_runs_none(small_engine: SmallEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(small_engine.ranker, "run", None)
     batches = encoded(small_engine)
     actual = answers(small_engine, Request(), Request(history=(ItemEvent("unknown"),)))
@@ -118,7 +120,7 @@ def test_what_needs_no_model_runs_none(small_engine: SmallEngine, monkeypatch: p
     assert batches == []
 
 
-def test_an_error_of_the_encoder_fails_every_request_with_that_text_and_no_other(small_engine: SmallEngine) -> None:
+def test_error_of_the_encoder_fails_only_requests_with_that_text(small_engine: SmallEngine) -> None:
     small_engine.encoder.fails = {small_engine.row("q")[1]}
     requests = [
         Request(query="ab"),
@@ -143,7 +145,7 @@ def test_an_error_of_the_ranker_fails_its_request(small_engine: SmallEngine, mon
     assert [type(answer) for answer in actual] == [Recommendation, ModelFailed, Recommendation]
 
 
-def test_times_are_those_of_the_stages_of_the_batch(small_engine: SmallEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_times_are_those_of_the_batch(small_engine: SmallEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Knowing texts as items is part of ranking, the filter part of retrieving."""
     clock, names, catalogue = small_engine.clock, small_engine.engine.stages.names, small_engine.engine.catalogue
     small_engine.encoder.row_s, small_engine.ranker.row_s = 1.0, 2.0
@@ -177,7 +179,7 @@ def ticket() -> Ticket:
     return Ticket("", b"", 1e9, lambda _reply: None)
 
 
-def test_texts_are_not_looked_up_any_more_once_the_call_is_over(
+def test_texts_are_not_looked_up_when_the_call_has_ended(
     small_engine: SmallEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call, looked_up = ticket(), list[str]()
@@ -197,7 +199,7 @@ def test_texts_are_not_looked_up_any_more_once_the_call_is_over(
     assert [state.error for state in states] == [None, None]
 
 
-def test_requests_are_neither_scored_nor_searched_for_once_the_call_is_over(
+def test_requests_are_neither_scored_nor_searched_when_the_call_has_ended(
     small_engine: SmallEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, after, scored, terms = ticket(), ticket(), list[str](), small_engine.engine.scoring.terms
@@ -240,7 +242,7 @@ class FirstItem:
         """Nothing."""
 
 
-def test_models_and_search_are_reached_through_the_engine_alone(
+def test_models_and_search_are_used_only_through_the_engine(
     small_engine: SmallEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(small_engine.engine, "engine", FirstItem(small_engine.engine.catalogue.items[0]))
@@ -274,7 +276,7 @@ def vector(*numbers: float) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1_000, 1_000_000])
-def test_each_text_gets_its_vector_and_runs_once_in_a_batch(tmp_path: Path, cache_bytes: int) -> None:
+def test_each_distinct_text_is_encoded_once_in_a_batch(tmp_path: Path, cache_bytes: int) -> None:
     small_engine = SmallEngine(small.write_bundle(tmp_path / "1"), cache_bytes=cache_bytes)
     small_engine.encoder.fails = {small_engine.row("q")[1]}
     ran, counts, stages = list[Row](), Counts(), small_engine.engine.stages
@@ -310,7 +312,7 @@ def test_each_text_gets_its_vector_and_runs_once_in_a_batch(tmp_path: Path, cach
     holds()
 
 
-def test_texts_without_a_failure_run_once_each(tmp_path: Path) -> None:
+def test_texts_without_a_failure_are_encoded_once(tmp_path: Path) -> None:
     small_engine, ran = SmallEngine(small.write_bundle(tmp_path / "1")), list[Row]()
     small_engine.encoder.on_run = ran.extend
     small_engine.engine.encode(["a", "b", "a", "cc", "b"])
@@ -333,7 +335,7 @@ def test_cached_vector_needs_no_model_and_holds_no_batch(tmp_path: Path) -> None
 
 
 @given(st.lists(st.tuples(st.binary(min_size=1, max_size=3), st.integers(1, 40)), max_size=60), st.integers(0, 2_000))
-def test_cache_is_bounded_and_forgets_what_was_used_longest_ago(puts: list[tuple[bytes, int]], capacity: int) -> None:
+def test_cache_evicts_the_least_recently_used_vector(puts: list[tuple[bytes, int]], capacity: int) -> None:
     cache, used = VectorCache(capacity), dict[bytes, int]()  # size of each entry, what was used last at the end
     for key, length in puts:
         if (actual := cache.get(key)) is not None:
@@ -350,13 +352,13 @@ def test_cache_is_bounded_and_forgets_what_was_used_longest_ago(puts: list[tuple
         assert cache.size_bytes == sum(used.values()) <= capacity
 
 
-def test_cache_that_is_off_keeps_nothing() -> None:
+def test_disabled_cache_stores_nothing() -> None:
     cache = VectorCache(0)
     cache.put(b"a", vector(1))
     assert (cache.get(b"a"), cache.size_bytes) == (None, 0)
 
 
-def test_cache_keeps_a_copy() -> None:
+def test_cache_stores_a_copy() -> None:
     """A row would hold its whole batch in memory."""
     cache, batch = VectorCache(10_000), np.arange(20, dtype=np.float32).reshape(10, 2)
     cache.put(b"a", batch[3])
@@ -398,7 +400,7 @@ def reported(answer: Recommendation) -> object:
 
 
 @pytest.mark.parametrize("parts_off", [(), ("memory", "text", "words", "popularity")])
-def test_answer_is_the_same_alone_and_in_any_list(tmp_path: Path, parts_off: tuple[str, ...]) -> None:
+def test_result_does_not_depend_on_the_batch_request(tmp_path: Path, parts_off: tuple[str, ...]) -> None:
     """To the bit: the models' part of it depends on nothing but the request here, unlike that of real ones."""
     with small.engine(small.write_bundle(tmp_path / "1", same_item=0.9), parts_off) as engine:
 
@@ -411,7 +413,7 @@ def test_answer_is_the_same_alone_and_in_any_list(tmp_path: Path, parts_off: tup
         holds()
 
 
-def test_score_of_a_request_is_a_function_of_what_is_known(tmp_path: Path) -> None:
+def test_score_of_a_request_depends_only_on_its_known_events(tmp_path: Path) -> None:
     """Two engines of one bundle, asked in another order, say the same."""
     folder = small.write_bundle(tmp_path / "1")
     first, second = (small.engine(folder).scoring for _ in range(2))
@@ -434,7 +436,7 @@ def test_score_of_a_request_is_a_function_of_what_is_known(tmp_path: Path) -> No
         np.testing.assert_array_equal(small_engine.sentences, sentences)
 
 
-def test_what_a_filter_costs_is_predicted_until_its_items_are_cached(tmp_path: Path) -> None:
+def test_cost_of_a_filter_is_predicted_until_it_is_cached(tmp_path: Path) -> None:
     with small.engine(small.write_bundle(tmp_path / "1")) as engine:
         plain = engine.resolve(Request(query="film"))
         conditions = Filter(all_of=(AttributeValues("kind", ("k0",)),), none_of=(AttributeValues("kind", ("k1",)),))

@@ -50,7 +50,7 @@ class HangingEncoder(small.TinyEncoder):
         return super().run(feeds)
 
 
-def test_model_that_hangs_turns_health_off_and_ends_its_calls_at_their_deadlines(tmp_path: Path) -> None:
+def test_hanging_model_turns_health_off_and_its_calls_end_at_their_deadlines(tmp_path: Path) -> None:
     gate, faulty = threading.Event(), threading.Event()
     gate.set()
 
@@ -89,7 +89,9 @@ def test_model_that_hangs_turns_health_off_and_ends_its_calls_at_their_deadlines
 
 
 @pytest.mark.parametrize(("predicted_s", "limit_s"), [(0.0, 10.0), (5.0, 20.0)])
-def test_step_hangs_after_its_timeout_and_four_times_its_predicted_time(predicted_s: float, limit_s: float) -> None:
+def test_step_counts_as_hanging_after_timeout_and_four_times_its_predicted_time(
+    predicted_s: float, limit_s: float
+) -> None:
     class OneStep:
         """A worker by hand that has one step to do."""
 
@@ -108,7 +110,7 @@ def test_step_hangs_after_its_timeout_and_four_times_its_predicted_time(predicte
     assert not thread.is_hanging(time.monotonic() + 1e6)  # nothing runs
 
 
-def test_thread_that_dies_says_so() -> None:
+def test_dead_worker_thread_is_reported_with_a_reason() -> None:
     class Dying:
         has_work, step_s = True, 0.0
 
@@ -136,7 +138,7 @@ _REQUEST = pb.RecommendRequest(query="film")
 
 
 @pytest.mark.parametrize("fault", ["hang", "poller"])
-def test_process_that_cannot_answer_ends_with_the_code_for_its_supervisor(tmp_path: Path, fault: str) -> None:
+def test_process_exits_with_the_fault_code_when_it_cannot_answer(tmp_path: Path, fault: str) -> None:
     """It does not wait for the drain. A stop without a fault has code 0: `serving` checks that."""
     flags = ("--port", "0", "--grace-ms", "0", "--hang-timeout-ms", "100", "--drain-ms", str(_HOUR_MS))
     bundle = small.write_bundle(tmp_path / "1")
@@ -211,7 +213,7 @@ def all_threads_are_stopped(pid: int) -> bool:
     return set(states) == {"T"}
 
 
-def test_server_that_is_stopped_for_a_moment_answers_the_calls_that_came_meanwhile(tmp_path: Path) -> None:
+def test_suspended_server_answers_calls_after_it_resumes(tmp_path: Path) -> None:
     """Then it is killed: its calls are UNAVAILABLE, and the same channel finds the server that is started again."""
     bundle = small.write_bundle(tmp_path / "1")
     with faulty.process("none", bundle, "--port", "0") as (process, address), grpc.insecure_channel(address) as channel:
@@ -266,7 +268,7 @@ def test_signal_to_another_thread_ends_the_wait_of_the_main_one(way: str) -> Non
 
 
 @pytest.mark.parametrize(("serves", "stops"), [(False, 0), (True, 1)])
-def test_signal_while_it_starts_stops_what_serves_and_leaves(
+def test_signal_during_the_start_stops_the_server_and_exits(
     monkeypatch: pytest.MonkeyPatch, serves: bool, stops: int
 ) -> None:
     reported: list[Callable[[], None]] = []

@@ -72,7 +72,7 @@ class Gate:
                 thread.join()
 
 
-def test_trial_holds_up_no_other_change(bundle: Bundle, tmp_path: Path) -> None:
+def test_trial_does_not_delay_other_changes(bundle: Bundle, tmp_path: Path) -> None:
     for name, version in (("other", 1), ("other", 2), ("third", 1)):
         bundles.seal(bundles.copy(bundle, tmp_path / name / str(version), light=True), version, name)
     trial = Gate(tmp_path / "other" / "2")
@@ -92,7 +92,7 @@ def test_trial_holds_up_no_other_change(bundle: Bundle, tmp_path: Path) -> None:
         assert engine.bundle.manifest.version == 2
 
 
-def test_load_waits_for_the_trial_of_the_same_folder_and_not_longer_than_it_may(bundle: Bundle) -> None:
+def test_load_waits_for_a_trial_of_the_same_folder_up_to_its_timeout(bundle: Bundle) -> None:
     trial = Gate(bundle.folder)
     registry: Registry[Engine] = Registry(Engine, trial)
     registry.add(bundle.folder.parent)
@@ -105,7 +105,7 @@ def test_load_waits_for_the_trial_of_the_same_folder_and_not_longer_than_it_may(
     assert {entry.reason for entry in registry.index()} == {""}
 
 
-def test_trials_at_once_have_a_limit(bundle: Bundle, tmp_path: Path) -> None:
+def test_number_of_concurrent_trials_is_limited(bundle: Bundle, tmp_path: Path) -> None:
     folders = [tmp_path / f"b{n}" / "1" for n in range(MAX_TRIALS + 1)]
     for folder in folders:
         bundles.seal(bundles.copy(bundle, folder, light=True), 1, folder.parent.name)
@@ -130,7 +130,7 @@ def test_version_that_appears_during_a_trial_is_tried_and_loaded(bundle: Bundle,
     assert trial.tried == [home / "1", home / "2", home / "2"]
 
 
-def test_load_that_ends_after_the_close_serves_nothing_and_says_nothing(bundle: Bundle) -> None:
+def test_load_that_finishes_after_close_is_discarded(bundle: Bundle) -> None:
     opened: list[Engine] = []
 
     def open_late(bundle: Bundle) -> Engine:
@@ -145,7 +145,7 @@ def test_load_that_ends_after_the_close_serves_nothing_and_says_nothing(bundle: 
     assert (registry.ready(), changes, opened[0].is_stopped) == ([], [], True)
 
 
-def test_index_and_loads_live_with_a_repository_that_cannot_be_read_any_more(
+def test_index_and_loads_work_when_the_repository_becomes_unreadable(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.seal(bundles.copy(bundle, tmp_path / "other" / "1", light=True), 1, "other")
@@ -163,7 +163,7 @@ def test_index_and_loads_live_with_a_repository_that_cannot_be_read_any_more(
         registry.load("other")
 
 
-def test_unload_says_so_before_it_waits_for_those_who_still_use_the_bundle(bundle: Bundle) -> None:
+def test_unload_is_visible_before_it_waits_for_users_of_the_bundle(bundle: Bundle) -> None:
     has_changed = threading.Event()
     registry: Registry[Engine] = Registry(Engine, lambda _folder: None, changed=has_changed.set)
     registry.add(bundle.folder.parent)
@@ -180,7 +180,7 @@ def test_unload_says_so_before_it_waits_for_those_who_still_use_the_bundle(bundl
 
 
 @pytest.mark.parametrize("change", ["unload", "swap"])
-def test_users_of_an_engine_that_leaves_hold_up_no_other_change(bundle: Bundle, tmp_path: Path, change: str) -> None:
+def test_users_of_a_retired_engine_do_not_delay_other_changes(bundle: Bundle, tmp_path: Path, change: str) -> None:
     for name, version in (("other", 1), ("other", 2), ("third", 1)):
         bundles.seal(bundles.copy(bundle, tmp_path / name / str(version), light=True), version, name)
     has_changed = threading.Event()
@@ -204,7 +204,7 @@ def test_users_of_an_engine_that_leaves_hold_up_no_other_change(bundle: Bundle, 
         assert not again.is_stopped
 
 
-def test_load_tells_its_caller_what_serves_before_later_changes(bundle: Bundle, tmp_path: Path) -> None:
+def test_load_reports_the_served_version_before_later_changes(bundle: Bundle, tmp_path: Path) -> None:
     for version in (1, 2):
         bundles.seal(bundles.copy(bundle, tmp_path / "other" / str(version), light=True), version, "other")
     registry: Registry[Engine] = Registry(Engine, repository=tmp_path)
@@ -230,7 +230,7 @@ def test_load_tells_its_caller_what_serves_before_later_changes(bundle: Bundle, 
 
 
 @pytest.mark.parametrize("is_pinned", [False, True])
-def test_version_that_its_folder_does_not_hold_is_refused(bundle: Bundle, tmp_path: Path, is_pinned: bool) -> None:
+def test_version_is_refused_when_its_folder_contains_another(bundle: Bundle, tmp_path: Path, is_pinned: bool) -> None:
     home, registry = tmp_path / "other", Registry(Engine)
     bundles.seal(bundles.copy(bundle, home / "1", light=True), 1, "other")
     registry.add(home / "1" if is_pinned else home)
@@ -243,7 +243,7 @@ def test_version_that_its_folder_does_not_hold_is_refused(bundle: Bundle, tmp_pa
         Registry(Engine).add(home)
 
 
-def test_bundle_of_another_name_is_refused_by_its_folders_name(bundle: Bundle, tmp_path: Path) -> None:
+def test_bundle_is_refused_when_its_name_differs_from_the_folder(bundle: Bundle, tmp_path: Path) -> None:
     bundles.seal(bundles.copy(bundle, tmp_path / "renamed" / "1", light=True), 1, "other")
     registry: Registry[Engine] = Registry(Engine, repository=tmp_path)
     registry.add(bundle.folder.parent)
@@ -254,7 +254,7 @@ def test_bundle_of_another_name_is_refused_by_its_folders_name(bundle: Bundle, t
             registry.lease(name)
 
 
-def test_closing_takes_one_timeout_however_many_models_hang(bundle: Bundle, tmp_path: Path) -> None:
+def test_close_takes_one_timeout_when_several_models_hang(bundle: Bundle, tmp_path: Path) -> None:
     copied = bundles.copy(bundle, tmp_path / "other" / "1", light=True)
     bundles.seal(copied, 1, "other")
     registry: Registry[Hanging] = Registry(Hanging, clock=lambda: Hanging.now)
@@ -266,7 +266,7 @@ def test_closing_takes_one_timeout_however_many_models_hang(bundle: Bundle, tmp_
     assert Hanging.now - began == pytest.approx(5.0)
 
 
-def test_leaving_versions_share_one_patience(bundle: Bundle, tmp_path: Path) -> None:
+def test_retired_versions_share_one_timeout(bundle: Bundle, tmp_path: Path) -> None:
     for version in (1, 2):
         bundles.seal(bundles.copy(bundle, tmp_path / "other" / str(version), light=True), version, "other")
     registry: Registry[Hanging] = Registry(Hanging, clock=lambda: Hanging.now)
@@ -294,7 +294,7 @@ def states(readiness: Readiness) -> set[int]:
 
 
 @pytest.mark.parametrize("end", [Readiness.stop, Readiness.fail])
-def test_health_stays_not_serving_when_a_load_ends_at_the_same_moment(end: Callable[[Readiness], None]) -> None:
+def test_health_stays_not_serving_when_a_load_ends_during_the_stop(end: Callable[[Readiness], None]) -> None:
     ending: list[threading.Thread] = []
 
     def has_bundle() -> bool:  # which is looked up while the end of the load is being published

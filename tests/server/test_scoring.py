@@ -56,7 +56,7 @@ def of_one(positions: NDArray[np.signedinteger[Any]], values: NDArray[np.floatin
 
 
 @given(_ENTRIES, st.lists(st.integers(0, _ROWS - 1)))
-def test_gathering_gives_the_entries_of_each_row_in_the_order_asked(
+def test_gather_returns_entries_of_rows_in_the_requested_order(
     entries: list[tuple[int, int, float]], requested: list[int]
 ) -> None:
     positions, weights, sizes = rows_of(entries).gather(np.array(requested, np.int64))
@@ -67,9 +67,7 @@ def test_gathering_gives_the_entries_of_each_row_in_the_order_asked(
 
 @pytest.mark.parametrize("items", [_ITEMS, 10_000])
 @given(entries=_ENTRIES)
-def test_sums_are_the_same_whatever_the_size_of_the_catalogue(
-    items: int, entries: list[tuple[int, int, float]]
-) -> None:
+def test_sums_do_not_depend_on_the_size_of_the_catalogue(items: int, entries: list[tuple[int, int, float]]) -> None:
     part = of_one(*rows_of(entries).gather(np.arange(_ROWS))[:2])
     (actual,) = summed([part], 1, items)
     dense = np.bincount(part.positions, part.values, items)
@@ -95,9 +93,7 @@ def test_no_work_grows_with_a_catalogue_that_has_an_index(items: int, is_dense: 
 
 @pytest.mark.parametrize("items", [9, 90, SWITCH_OVER])
 @given(requests=st.lists(st.lists(st.tuples(st.integers(0, 8), st.sampled_from([0, 0.1, 0.3, 1e9, -0.3]))), min_size=1))
-def test_sums_of_a_request_are_the_same_bits_alone_and_beside_others(
-    items: int, requests: list[list[tuple[int, float]]]
-) -> None:
+def test_sums_of_a_request_are_bitwise_equal_in_any_batch(items: int, requests: list[list[tuple[int, float]]]) -> None:
     parts = [of_one(np.array([p for p, _ in entry], np.int64), np.array([v for _, v in entry])) for entry in requests]
     batch = Entries(
         np.arange(len(parts)).repeat([len(part.values) for part in parts]),
@@ -118,7 +114,7 @@ def test_nothing_is_added_without_boosts() -> None:
     assert Boosts(np.array([5]), np.array([2], np.float32)).at(np.array([3, 5, 7])).tolist() == [0, 2, 0]
 
 
-def test_a_saved_table_is_mapped_and_equal(tmp_path: Path) -> None:
+def test_saved_table_is_memory_mapped_and_equal(tmp_path: Path) -> None:
     rows = rows_of([(0, 3, 1.0), (5, 0, 0.5)])
     rows.save(tmp_path, "table")
     actual = SparseRows.load(tmp_path, "table", _ITEMS)
@@ -196,7 +192,7 @@ _DAMAGES = [
 ]
 
 
-def test_weights_that_are_some_are_read() -> None:
+def test_valid_weights_are_read() -> None:
     assert [asdict(row) for row in Blend.read(_ROWS_WEIGHTS).rows] == [
         _ROWS_WEIGHTS[1],
         _ROWS_WEIGHTS[0],
@@ -206,13 +202,13 @@ def test_weights_that_are_some_are_read() -> None:
 
 
 @pytest.mark.parametrize(("rows", "said"), _DAMAGES)
-def test_weights_that_are_none_are_refused(rows: list[dict[str, Any]], said: str) -> None:
+def test_invalid_weights_are_refused(rows: list[dict[str, Any]], said: str) -> None:
     with pytest.raises(ValueError, match=r"^[^\n]+$") as refused:
         Blend.read(rows)
     assert said in str(refused.value)
 
 
-def test_a_bundle_with_such_weights_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+def test_bundle_with_invalid_weights_is_refused_on_load(tmp_path: Path) -> None:
     path = small.write_bundle(tmp_path / "1") / MANIFEST
     fields = json.loads(path.read_bytes())
     path.write_text(Manifest(**fields | {"blend": _ROWS_WEIGHTS[:2]}).sealed().model_dump_json())
@@ -291,7 +287,7 @@ def test_parts_sum_to_the_score_of_every_item_that_is_returned(
 
 @settings(deadline=None)
 @given(_values, _histories, _queries)
-def test_a_part_that_is_switched_off_adds_nothing(values: list[float], history: list[int], query: str) -> None:
+def test_disabled_part_adds_nothing(values: list[float], history: list[int], query: str) -> None:
     user, positions = np.ones(_RANKER, dtype=np.float32), np.arange(_ITEMS_CONTRIBUTIONS)
     for part in PARTS:
         scoring = scored(Weights(*values).without([part]))
@@ -302,7 +298,7 @@ def test_a_part_that_is_switched_off_adds_nothing(values: list[float], history: 
 
 @settings(deadline=None)
 @given(st.sampled_from([0.0, 0.5, 2.0]), st.sampled_from([0.0, 0.5, 2.0]), _histories)
-def test_the_named_event_is_the_one_without_which_the_memory_adds_least(
+def test_explaining_event_is_the_one_that_contributes_most_to_the_memory(
     transitions: float, neighbours: float, history: list[int]
 ) -> None:
     """Checked where one signal alone counts: there leaving an event out takes away what that event adds."""

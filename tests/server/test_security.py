@@ -77,7 +77,7 @@ def test_tokens_rotate_with_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", [b"", b"# none\n", b"short-secret\n", None])
-def test_broken_token_file_keeps_the_old_tokens_and_is_logged_once_without_them(
+def test_broken_token_file_keeps_the_old_tokens_and_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: bytes | None
 ) -> None:
     path = put(tmp_path / "tokens", _OLD.encode())
@@ -110,7 +110,9 @@ def test_broken_token_file_keeps_the_old_tokens_and_is_logged_once_without_them(
         (None, "cannot be read"),
     ],
 )
-def test_bad_token_file_is_refused_with_flag_and_remedy(tmp_path: Path, content: bytes | None, sentence: str) -> None:
+def test_invalid_token_file_is_refused_with_flag_and_remedy(
+    tmp_path: Path, content: bytes | None, sentence: str
+) -> None:
     if content is not None:
         put(tmp_path / "tokens", content)
     with pytest.raises(ConfigError, match=sentence) as caught:
@@ -123,7 +125,7 @@ def test_without_tls_there_are_no_credentials() -> None:
     assert server_credentials(settings()) is None
 
 
-def test_good_certificates_are_taken(tls: dict[str, Path]) -> None:
+def test_valid_certificates_are_accepted(tls: dict[str, Path]) -> None:
     assert server_credentials(settings(**tls)) is not None
 
 
@@ -160,7 +162,7 @@ def _other_key(key: Path) -> None:
         ),
     ],
 )
-def test_bad_certificate_file_is_refused_with_flag_and_remedy(
+def test_invalid_certificate_file_is_refused_with_flag_and_remedy(
     tls: dict[str, Path], name: str, damage: Callable[[Path], object], sentence: str
 ) -> None:
     damage(tls[name])
@@ -179,7 +181,5 @@ def test_bad_certificate_file_is_refused_with_flag_and_remedy(
         ({"tls_cert": "x", "tls_key": "x", "tls_client_ca": "x"}, False),
     ],
 )
-def test_reflection_is_off_by_default_where_callers_must_show_who_they_are(
-    given: dict[str, object], offered: bool
-) -> None:
+def test_reflection_is_off_by_default_when_authentication_is_on(given: dict[str, object], offered: bool) -> None:
     assert settings(**given).has_reflection is offered

@@ -38,7 +38,7 @@ def fault(channel: grpc.Channel, data: bytes, method: str = _METHOD) -> tuple[in
     return status.code, bad.field_violations[0].field, status.message
 
 
-def test_query_and_history_are_answered_by_the_model(recommender: RecommenderServiceStub) -> None:
+def test_query_and_history_change_the_results(recommender: RecommenderServiceStub) -> None:
     request = pb.RecommendRequest(
         history=[pb.Event(text="Toy Story (1995)"), pb.Event(item_id="50")], query="animated films for children"
     )
@@ -57,7 +57,7 @@ def test_query_and_history_are_answered_by_the_model(recommender: RecommenderSer
     assert reply.timings.total_ms >= reply.timings.encode_ms > 0
 
 
-def test_title_in_a_history_is_answered_like_the_id(recommender: RecommenderServiceStub) -> None:
+def test_title_in_a_history_gives_the_results_of_its_id(recommender: RecommenderServiceStub) -> None:
     by_id, *by_text = (
         recommender.Recommend(pb.RecommendRequest(history=[event, pb.Event(item_id="100")], top_k=50), timeout=10)
         for event in (pb.Event(item_id="1"), pb.Event(text="Toy Story (1995)"), pb.Event(text="toy story"))
@@ -68,7 +68,7 @@ def test_title_in_a_history_is_answered_like_the_id(recommender: RecommenderServ
         assert reply.timings.encode_ms == 0  # nothing is left to encode
 
 
-def test_history_is_offered_again_when_exclude_history_is_false(recommender: RecommenderServiceStub) -> None:
+def test_history_is_recommended_when_exclude_history_is_false(recommender: RecommenderServiceStub) -> None:
     request = pb.RecommendRequest(history=[pb.Event(item_id="1")], top_k=1000, exclude_history=False)
     assert "1" in ids(recommender.Recommend(request, timeout=10))
     request.exclude_history = True
@@ -87,7 +87,7 @@ def test_empty_request_is_answered_by_popularity(recommender: RecommenderService
     assert reply.items[0].title == "Star Wars (1977)"
 
 
-def test_filters_hold_together(recommender: RecommenderServiceStub) -> None:
+def test_filters_are_combined(recommender: RecommenderServiceStub) -> None:
     def sample(name: str, *expected: str) -> pb.AttributeValues:
         return pb.AttributeValues(name=name, values=expected)
 
@@ -119,20 +119,20 @@ _MISSPELT = pb.RecommendRequest(
 _UNKNOWN = ["genre=Comdy", "decade=1890s", "allowed_item_ids=no such"]
 
 
-def test_filter_values_that_no_item_has_are_named(recommender: RecommenderServiceStub) -> None:
+def test_unknown_filter_values_are_named(recommender: RecommenderServiceStub) -> None:
     reply = recommender.Recommend(_MISSPELT, timeout=10)
     assert (ids(reply), list(reply.unknown_filter_values)) == (["1"], _UNKNOWN)
     known = pb.Filter(any_of=[pb.AttributeValues(name="genre", values=["Comedy"])], denied_item_ids=["no such"])
     assert not recommender.Recommend(pb.RecommendRequest(filter=known), timeout=10).unknown_filter_values
 
 
-def test_filter_values_that_no_item_has_are_named_where_nothing_is_left(recommender: RecommenderServiceStub) -> None:
+def test_unknown_filter_values_are_named_when_no_item_is_left(recommender: RecommenderServiceStub) -> None:
     conditions = pb.Filter(all_of=[pb.AttributeValues(name="genre", values=["comedy"])])
     reply = recommender.Recommend(pb.RecommendRequest(filter=conditions), timeout=10)
     assert (ids(reply), list(reply.unknown_filter_values)) == ([], ["genre=comedy"])
 
 
-def test_filter_values_that_no_item_has_are_named_in_lists_and_streams(recommender: RecommenderServiceStub) -> None:
+def test_unknown_filter_values_are_named_in_batches_and_streams(recommender: RecommenderServiceStub) -> None:
     plain = pb.RecommendRequest(query="x")
     entries = recommender.BatchRecommend(pb.BatchRecommendRequest(requests=[plain, _MISSPELT]), timeout=10).results
     streamed = recommender.StreamRecommend(
@@ -142,7 +142,7 @@ def test_filter_values_that_no_item_has_are_named_in_lists_and_streams(recommend
         assert [list(result.unknown_filter_values) for result in results] == [[], _UNKNOWN]
 
 
-def test_list_answers_each_entry_on_its_own(recommender: RecommenderServiceStub) -> None:
+def test_batch_request_answers_each_entry_separately(recommender: RecommenderServiceStub) -> None:
     good = pb.RecommendRequest(query="a good western")
     bad = pb.RecommendRequest(query="x", top_k=0)
     results = recommender.BatchRecommend(pb.BatchRecommendRequest(requests=[good, bad, good]), timeout=10).results
@@ -208,7 +208,9 @@ def test_encode_gives_unit_vectors(channel: grpc.Channel) -> None:
         (pb.RecommendRequest(version=-1), "version"),
     ],
 )
-def test_bad_field_is_refused_by_name(channel: grpc.Channel, request_message: pb.RecommendRequest, field: str) -> None:
+def test_invalid_field_is_refused_by_name(
+    channel: grpc.Channel, request_message: pb.RecommendRequest, field: str
+) -> None:
     assert fault(channel, request_message.SerializeToString())[:2] == (code_pb2.INVALID_ARGUMENT, field)
 
 
@@ -227,7 +229,7 @@ def test_bad_field_is_refused_by_name(channel: grpc.Channel, request_message: pb
         (encoder_pb2.EncodeRequest(texts=["x"], bundle="a\0b"), "bundle"),
     ],
 )
-def test_bad_field_of_encode_is_refused_by_name(
+def test_invalid_field_of_encode_is_refused_by_name(
     channel: grpc.Channel, request_message: encoder_pb2.EncodeRequest, field: str
 ) -> None:
     actual = fault(channel, request_message.SerializeToString(), "/swiftrec.v1.EncoderService/Encode")
@@ -235,13 +237,15 @@ def test_bad_field_of_encode_is_refused_by_name(
 
 
 @pytest.mark.parametrize("entries", [0, 257])
-def test_list_of_none_or_too_many_is_refused_by_name(channel: grpc.Channel, entries: int) -> None:
+def test_empty_or_too_large_batch_request_is_refused_by_name(channel: grpc.Channel, entries: int) -> None:
     data = pb.BatchRecommendRequest(requests=[pb.RecommendRequest()] * entries).SerializeToString()
     actual = fault(channel, data, "/swiftrec.v1.RecommenderService/BatchRecommend")
     assert actual[:2] == (code_pb2.INVALID_ARGUMENT, "requests")
 
 
-def test_bad_message_of_a_stream_is_answered_by_name_and_the_next_one_too(recommender: RecommenderServiceStub) -> None:
+def test_invalid_message_of_a_stream_is_refused_by_name_and_the_stream_continues(
+    recommender: RecommenderServiceStub,
+) -> None:
     messages = [pb.RecommendRequest(top_k=-1), pb.RecommendRequest(query="a\0b"), pb.RecommendRequest(query="x")]
     requested = iter(pb.StreamRecommendRequest(request=message) for message in messages)
     results = [reply.result for reply in recommender.StreamRecommend(requested, timeout=10)]
@@ -259,7 +263,7 @@ def test_bad_message_of_a_stream_is_answered_by_name_and_the_next_one_too(recomm
         b"\xff\xff\xff\xff",
     ],
 )
-def test_bad_bytes_are_refused_with_their_type(channel: grpc.Channel, data: bytes) -> None:
+def test_malformed_bytes_are_refused_with_the_message_type(channel: grpc.Channel, data: bytes) -> None:
     code, _, message = fault(channel, data)
     assert code == code_pb2.INVALID_ARGUMENT
     assert "malformed protobuf: not a RecommendRequest, or a text in it is not UTF-8" in message

@@ -38,11 +38,11 @@ def feeds() -> dict[str, NDArray[np.generic]]:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_no_thread_of_a_session_makes_denormals(model: Path, threads: int) -> None:
+def test_no_thread_of_a_session_produces_denormals(model: Path, threads: int) -> None:
     assert not open_session(model, "cpu", threads).run(feeds()).any()
 
 
-def test_who_opens_and_runs_a_model_has_denormals_as_before(model: Path) -> None:
+def test_calling_thread_keeps_denormals_after_opening_and_running_a_model(model: Path) -> None:
     session = open_session(model)
     assert small().all()
     session.run(feeds())
@@ -52,7 +52,7 @@ def test_who_opens_and_runs_a_model_has_denormals_as_before(model: Path) -> None
     assert small().all()
 
 
-def test_other_threads_have_them_meanwhile() -> None:
+def test_other_threads_keep_denormals_meanwhile() -> None:
     seen: list[bool] = []
     entered = threading.Event()
 
@@ -69,7 +69,7 @@ def test_other_threads_have_them_meanwhile() -> None:
     assert seen == [True]
 
 
-def test_nested_flushing_ends_with_the_outer_one() -> None:
+def test_nested_flushing_ends_with_the_outermost() -> None:
     with FlushDenormals():
         with FlushDenormals():
             assert not small().any()
@@ -77,7 +77,7 @@ def test_nested_flushing_ends_with_the_outer_one() -> None:
     assert small().all()
 
 
-def test_without_it_onnx_runtime_makes_denormals(model: Path) -> None:
+def test_onnx_runtime_produces_denormals_without_flushing(model: Path) -> None:
     """What the others are compared with."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

@@ -82,7 +82,7 @@ def test_accepted_call_is_answered_after_sigterm_and_new_ones_are_refused(bundle
 
 
 @pytest.mark.parametrize(("signals", "flags"), [(2, ()), (1, ("--grace-ms", "500"))])
-def test_second_sigterm_or_the_end_of_the_grace_cuts_it_short(
+def test_second_sigterm_or_the_end_of_the_grace_period_ends_running_calls(
     bundle: Bundle, signals: int, flags: tuple[str, ...]
 ) -> None:
     with slow_server(bundle, 600_000, *flags) as (process, address, metrics), grpc.insecure_channel(address) as channel:
@@ -147,7 +147,7 @@ def loading(bundle: Bundle, server: Server) -> Iterator[tuple[psutil.Process, gr
         yield actual[0], call
 
 
-def test_bundle_that_is_being_loaded_does_not_hold_the_process_beyond_the_grace(bundle: Bundle) -> None:
+def test_loading_bundle_does_not_delay_the_exit_beyond_the_grace_period(bundle: Bundle) -> None:
     with (
         serving(bundle.folder, "--grace-ms", "500") as server,
         loading(bundle, server) as (child, call),
@@ -162,7 +162,7 @@ def test_bundle_that_is_being_loaded_does_not_hold_the_process_beyond_the_grace(
             child.kill()
 
 
-def test_process_that_tries_a_bundle_ends_with_the_server(bundle: Bundle) -> None:
+def test_probe_process_of_a_bundle_ends_with_the_server(bundle: Bundle) -> None:
     with serving(bundle.folder, "--grace-ms", "0") as server, loading(bundle, server) as (child, _):
         psutil.Process(server.pid).terminate()
         child.wait(LONG)  # it got no signal itself
@@ -223,7 +223,7 @@ def test_each_service_is_not_serving_after_the_worker_died(bundle: Bundle, monke
         assert [next(watcher).status for watcher in watchers] == [_NOT_SERVING] * len(_NAMES)
 
 
-def test_calls_are_answered_during_the_drain_and_hurrying_ends_it(
+def test_calls_are_answered_during_the_drain_until_they_are_cancelled(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("swiftrec.server.app.probe", lambda *_: None)
@@ -270,7 +270,7 @@ def probe(app: App, path: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-def test_server_that_loads_its_bundle_is_alive_and_not_ready(bundle: Bundle) -> None:
+def test_loading_server_is_alive_and_not_ready(bundle: Bundle) -> None:
     seen: list[tuple[int, str]] = []
 
     def opened(path: Path, device: str, threads: int) -> Session:
@@ -294,7 +294,7 @@ def test_server_without_a_bundle_is_alive_and_not_ready(bundle: Bundle) -> None:
         assert probe(served.app, "/readyz") == (503, "no bundle is loaded\n")
 
 
-def test_server_that_stops_is_alive_and_not_ready(bundle: Bundle) -> None:
+def test_stopping_server_is_alive_and_not_ready(bundle: Bundle) -> None:
     with bench(bundle) as served:
         held = served.hold()
         stopping = threading.Thread(target=served.app.stop)
@@ -306,7 +306,7 @@ def test_server_that_stops_is_alive_and_not_ready(bundle: Bundle) -> None:
         stopping.join()
 
 
-def test_server_whose_thread_died_is_not_alive(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_is_not_alive_when_its_thread_has_died(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     with bench(bundle) as served:
         monkeypatch.setattr(served.app.worker, "step", lambda: 1 / 0)
         assert code(served.ask("text")) is grpc.StatusCode.UNAVAILABLE

@@ -48,7 +48,7 @@ def test_call_without_a_message_is_refused() -> None:
         assert len(running.front.arrivals) == 0
 
 
-def test_silent_calls_hold_no_thread_and_those_that_are_cancelled_are_counted_as_that() -> None:
+def test_silent_calls_hold_no_thread_and_are_counted_as_cancelled_when_cancelled() -> None:
     with serving(echo, calls=1) as running:
         assert running.ask(b"x", timeout=LONG) == b"x"
         before = threading.active_count()
@@ -66,7 +66,7 @@ def test_silent_calls_hold_no_thread_and_those_that_are_cancelled_are_counted_as
 
 
 @pytest.mark.usefixtures("each_front")
-def test_silent_streams_hold_neither_thread_nor_place() -> None:
+def test_silent_streams_hold_neither_thread_nor_slot() -> None:
     with serving(echo, calls=1, waiting=_MANY) as running, Peer(running.port) as peer:
         stream = running.channel.stream_stream(STREAM, None, None)
         assert list(stream(iter([b"x"]), timeout=LONG)) == [b"x"]
@@ -84,7 +84,7 @@ def test_silent_streams_hold_neither_thread_nor_place() -> None:
         assert running.counts("Stream") == {"OK": 2, "CANCELLED": _MANY - 1, "RESOURCE_EXHAUSTED": 1}
 
 
-def test_stream_that_is_refused_is_asked_to_come_again_in_a_second() -> None:
+def test_refused_stream_gets_a_retry_delay_of_a_second() -> None:
     with serving(echo, calls=1) as running:
         index = running.front.limiters.streams.acquire()
         stream: Any = running.channel.stream_stream(STREAM, None, None)(iter([b"x"]), timeout=LONG)
@@ -94,7 +94,7 @@ def test_stream_that_is_refused_is_asked_to_come_again_in_a_second() -> None:
         running.front.limiters.streams.release(index)
 
 
-def test_silent_calls_are_counted_by_their_method_whichever_call_they_make_room_for() -> None:
+def test_evicted_silent_call_is_counted_under_its_method() -> None:
     with serving(echo, waiting=1) as running, Peer(running.port) as peer:
         peer.call(1, STREAM)
         until_arrived(running, 1)
@@ -103,7 +103,7 @@ def test_silent_calls_are_counted_by_their_method_whichever_call_they_make_room_
         assert running.counts() == {}
 
 
-def test_silent_call_whose_deadline_passes_is_counted_as_that() -> None:
+def test_silent_call_is_counted_as_deadline_exceeded_when_its_deadline_passes() -> None:
     with serving(echo) as running:
         silent, messages = running.silent(timeout=0.3)
         assert silent.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -112,7 +112,7 @@ def test_silent_call_whose_deadline_passes_is_counted_as_that() -> None:
         assert running.counts() == {"DEADLINE_EXCEEDED": 1}
 
 
-def test_call_whose_request_does_not_come_in_time_is_ended_by_the_server() -> None:
+def test_server_ends_a_call_when_its_request_does_not_arrive_in_time() -> None:
     with serving(echo, first_message_timeout_s=0.1) as running:
         silent, messages = running.silent(timeout=LONG, metadata=(("x-request-id", "mine"),))
         assert silent.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -123,7 +123,7 @@ def test_call_whose_request_does_not_come_in_time_is_ended_by_the_server() -> No
         assert running.counts() == {"DEADLINE_EXCEEDED": 1}
 
 
-def test_of_too_many_silent_calls_the_oldest_make_room() -> None:
+def test_oldest_silent_calls_are_evicted_beyond_the_limit() -> None:
     with serving(echo, waiting=2) as running:
         silent = []
         for n in range(5):
@@ -145,7 +145,7 @@ def _entered(running: Running) -> int:
     return len(running.front.arrivals) + sum(running.counts().values())
 
 
-def test_requests_that_come_as_their_time_is_up_are_answered_or_refused_once() -> None:
+def test_requests_that_arrive_at_their_timeout_are_answered_or_refused_once() -> None:
     over: queue.Queue[str] = queue.Queue()
     with serving(echo, first_message_timeout_s=0.004) as running:
         for n in range(3):
@@ -159,7 +159,7 @@ def test_requests_that_come_as_their_time_is_up_are_answered_or_refused_once() -
     assert over.empty()
 
 
-def test_stream_whose_messages_do_not_come_is_ended_after_its_answers() -> None:
+def test_stream_ends_after_its_responses_when_no_message_arrives() -> None:
     for first_s, next_s, messages in ((0.1, 60.0, []), (60.0, 0.1, [b"one", b"two"])):
         with serving(echo, first_message_timeout_s=first_s, next_message_timeout_s=next_s) as running:
             silence: queue.Queue[bytes | None] = queue.Queue()
@@ -179,7 +179,7 @@ def test_stream_whose_messages_do_not_come_is_ended_after_its_answers() -> None:
             until(lambda running=running: running.front.limiters.streams.in_use == 0)
 
 
-def test_stream_without_a_limit_between_messages_goes_on() -> None:
+def test_stream_without_an_idle_limit_continues() -> None:
     with serving(echo, first_message_timeout_s=0.05, next_message_timeout_s=0) as running:
         messages: queue.Queue[bytes | None] = queue.Queue()
         stream: Any = running.channel.stream_stream(STREAM, None, None)(iter(messages.get, None), timeout=LONG)
@@ -193,7 +193,7 @@ def test_stream_without_a_limit_between_messages_goes_on() -> None:
         assert list(stream) == []
 
 
-def test_silent_calls_of_a_method_that_is_answered_here_hold_no_thread(bundle: Bundle) -> None:
+def test_silent_calls_of_a_local_method_hold_no_thread(bundle: Bundle) -> None:
     with _running(bundle, calls=4) as (app, channel):
         with Peer(app.port) as peer:
             for n in range(_MANY):
@@ -203,7 +203,7 @@ def test_silent_calls_of_a_method_that_is_answered_here_hold_no_thread(bundle: B
         until(lambda: app.metrics.calls.count("ServerLive", "CANCELLED") == _MANY)
 
 
-def test_headers_without_requests_close_neither_calls_nor_health(bundle: Bundle) -> None:
+def test_headers_without_requests_block_neither_calls_nor_health(bundle: Bundle) -> None:
     with _running(bundle, calls=16) as (app, channel):
         with Peer(app.port) as first, Peer(app.port) as second, Peer(app.port) as third:
             for n in range(1_000):
@@ -229,7 +229,7 @@ def _running(bundle: Bundle, calls: int) -> Iterator[tuple[App, grpc.Channel]]:
         app.stop()
 
 
-def test_watchers_that_ask_nothing_are_ended_and_hold_neither_place_nor_thread(
+def test_silent_watchers_are_ended_and_hold_neither_slot_nor_thread(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("swiftrec.server.app.Front", partial(Front, first_message_timeout_s=0.3))
@@ -246,7 +246,7 @@ def test_watchers_that_ask_nothing_are_ended_and_hold_neither_place_nor_thread(
         until(lambda: app.metrics.calls.count("Watch", "DEADLINE_EXCEEDED") == _MANY)
 
 
-def test_full_server_is_alive(bundle: Bundle) -> None:
+def test_full_server_reports_that_it_is_alive(bundle: Bundle) -> None:
     with _running(bundle, calls=1) as (app, channel):
         app.limiters.calls.acquire()
         with pytest.raises(grpc.RpcError) as full:
@@ -288,7 +288,7 @@ def refusal(running: Running) -> str:
 
 
 @pytest.mark.skipif("config.getoption('front') == 'aio'", reason="grpc.aio cannot cancel a call")
-def test_answer_that_is_not_read_holds_its_place_until_its_time_is_up() -> None:
+def test_unread_response_holds_its_slot_until_the_send_timeout() -> None:
     with serving(long_answer, calls=3, send_timeout_s=1.0) as running, Peer(running.port, _WINDOW) as peer:
         leave_unread(running, peer, 3)
         refusal(running)
@@ -299,7 +299,7 @@ def test_answer_that_is_not_read_holds_its_place_until_its_time_is_up() -> None:
         assert running.counts() == {"CANCELLED": 3, "OK": 1, "RESOURCE_EXHAUSTED": 1}
 
 
-def test_answers_over_grpc_aio_that_are_not_read_hold_their_places_until_their_connection_ends(
+def test_unread_responses_over_grpc_aio_hold_their_slots_until_the_connection_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(grpc_adapter, "_private", None)
@@ -319,7 +319,7 @@ def test_answers_over_grpc_aio_that_are_not_read_hold_their_places_until_their_c
 
 @pytest.mark.usefixtures("each_front")
 @pytest.mark.parametrize("method", [PATH, STREAM])
-def test_deadline_of_the_client_ends_an_answer_that_it_does_not_read(method: str) -> None:
+def test_unread_response_ends_at_the_deadline_of_the_client(method: str) -> None:
     with serving(long_answer) as running, Peer(running.port, _WINDOW) as peer:
         peer.call(1, method, "500m")
         peer.send(1, b"long", ends=False)
@@ -330,7 +330,7 @@ def test_deadline_of_the_client_ends_an_answer_that_it_does_not_read(method: str
 
 
 @pytest.mark.usefixtures("each_front")
-def test_calls_are_refused_while_too_many_bytes_are_not_read_and_answered_when_the_client_goes() -> None:
+def test_calls_are_refused_while_too_many_bytes_are_unread() -> None:
     with serving(long_answer, unsent_bytes=len(_ANSWER)) as running:
         with Peer(running.port, _WINDOW) as peer:
             leave_unread(running, peer, 2)
@@ -341,7 +341,7 @@ def test_calls_are_refused_while_too_many_bytes_are_not_read_and_answered_when_t
 
 
 @pytest.mark.usefixtures("each_front")
-def test_replies_that_a_stream_is_ahead_of_its_client_are_bounded() -> None:
+def test_unread_replies_of_a_stream_are_bounded() -> None:
     with serving(long_answer, unsent_bytes=3 * len(_ANSWER)) as running:
         with Peer(running.port, _WINDOW) as peer:
             peer.call(1, STREAM)
@@ -357,7 +357,7 @@ def test_replies_that_a_stream_is_ahead_of_its_client_are_bounded() -> None:
 
 
 @pytest.mark.skipif("config.getoption('front') == 'aio'", reason="grpc.aio cannot cancel a call")
-def test_stream_that_is_not_read_ends_when_its_time_is_up() -> None:
+def test_unread_stream_ends_at_the_send_timeout() -> None:
     with serving(long_answer, send_timeout_s=0.5) as running, Peer(running.port, _WINDOW) as peer:
         peer.call(1, STREAM)
         for _ in range(3):

@@ -18,7 +18,7 @@ def test_memory_is_steady_under_mixed_requests(bundle: Bundle) -> None:
     assert not {"UNKNOWN", "INTERNAL", "UNAVAILABLE"} & set(outcome.codes)
 
 
-def test_leaking_build_is_caught(bundle: Bundle) -> None:
+def test_leaking_build_is_detected(bundle: Bundle) -> None:
     with serving(bundle.folder, "--log-level", "error", module="tests.server.soak.leaking") as server:
         outcome = soak(server, _NUMBER)
     assert not outcome.is_steady, f"{outcome.growth_mb:.1f} MB"

@@ -69,7 +69,7 @@ def test_server_refuses_a_damaged_bundle_with_exit_code_2(copy: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_server_says_so_when_the_port_is_taken(bundle: Bundle) -> None:
+def test_server_names_the_port_when_it_is_in_use(bundle: Bundle) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -81,7 +81,7 @@ def test_server_says_so_when_the_port_is_taken(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--host", "--metrics-host"])
-def test_server_says_so_when_a_host_does_not_resolve(bundle: Bundle, flag: str) -> None:
+def test_server_names_the_host_when_it_does_not_resolve(bundle: Bundle, flag: str) -> None:
     flags = ("--port", "0", "--metrics-port", "0", "--allow-remote", flag, "no-such-host.invalid")
     result = start("--bundle", str(bundle.folder), *flags)
     assert result.returncode == 2
@@ -91,7 +91,7 @@ def test_server_says_so_when_a_host_does_not_resolve(bundle: Bundle, flag: str) 
     assert "Traceback" not in result.stderr
 
 
-def test_server_names_a_misspelt_variable_and_starts_no_less() -> None:
+def test_server_warns_of_a_misspelt_variable_and_starts() -> None:
     result = start("--bundle", "no-such-folder", "--port", "0", "--metrics-port", "0", SWIFTREC_PROT="9000")
     assert result.stderr.splitlines()[0].endswith(
         "SWIFTREC_PROT is not a setting and is ignored: did you mean SWIFTREC_PORT?"
@@ -139,7 +139,7 @@ def test_remote_bind_is_allowed_with_tls_and_authentication(flags: tuple[str, ..
         (("--tls-client-ca", "x"), "--tls-client-ca needs TLS"),
     ],
 )
-def test_half_of_tls_is_refused(flags: tuple[str, ...], sentence: str) -> None:
+def test_incomplete_tls_settings_are_refused(flags: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         read_settings(ServerSettings, ["--bundle", "x", *flags])
 
@@ -154,7 +154,7 @@ def test_server_refuses_a_short_token_with_exit_code_2_and_does_not_print_it(tmp
     assert "Traceback" not in result.stderr
 
 
-def test_absent_device_is_an_error_and_no_fallback(bundle: Bundle) -> None:
+def test_missing_device_is_an_error_without_fallback(bundle: Bundle) -> None:
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -163,7 +163,7 @@ def test_absent_device_is_an_error_and_no_fallback(bundle: Bundle) -> None:
         open_session(bundle.folder / "ranker.onnx", "cuda")
 
 
-def test_help_names_every_setting() -> None:
+def test_help_lists_every_setting() -> None:
     text = start("--help").stdout
     for name in ServerSettings.model_fields:
         assert f"--{name.replace('_', '-')}" in text

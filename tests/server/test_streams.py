@@ -43,7 +43,7 @@ def numbered(number: int) -> list[bytes]:
     return [b"%d" % n for n in range(number)]
 
 
-def test_messages_are_worked_on_side_by_side_and_answered_in_order() -> None:
+def test_messages_are_processed_concurrently_and_answered_in_order() -> None:
     link = ManualLink()
     with sender(link) as given:
         answers = map_ordered(iter(numbered(8)), *given, max_in_flight=4)
@@ -60,7 +60,7 @@ def test_messages_are_worked_on_side_by_side_and_answered_in_order() -> None:
     assert actual == numbered(8)
 
 
-def test_what_reading_raises_comes_after_the_answers_to_what_was_read() -> None:
+def test_error_of_reading_is_raised_after_the_pending_responses() -> None:
     def messages() -> Iterator[bytes]:
         yield b"1"
         yield b"2"
@@ -73,7 +73,7 @@ def test_what_reading_raises_comes_after_the_answers_to_what_was_read() -> None:
             next(answers)
 
 
-def test_stream_that_is_closed_cancels_what_was_sent() -> None:
+def test_closed_stream_cancels_its_pending_messages() -> None:
     link, over = ManualLink(), threading.Event()
 
     def messages() -> Iterator[bytes]:
@@ -92,7 +92,7 @@ def test_stream_that_is_closed_cancels_what_was_sent() -> None:
         over.set()
 
 
-def test_message_whose_deadline_passes_does_not_hold_up_the_next() -> None:
+def test_expired_message_does_not_delay_the_next() -> None:
     def answer(ticket: Ticket) -> None:
         if ticket.message != b"0":
             ticket.done(ticket.message)
@@ -116,7 +116,7 @@ def test_message_whose_deadline_passes_does_not_hold_up_the_next() -> None:
     timers.stop()
 
 
-def test_error_that_is_no_message_ends_the_stream_after_what_came_before() -> None:
+def test_error_without_a_response_ends_the_stream_after_earlier_responses() -> None:
     def answer(ticket: Ticket) -> None:
         ticket.done(NotFound("no such bundle") if ticket.message == b"1" else ticket.message)
 
@@ -128,7 +128,7 @@ def test_error_that_is_no_message_ends_the_stream_after_what_came_before() -> No
 
 
 @pytest.mark.parametrize("sent", [0, 2])
-def test_stream_that_is_silent_ends_after_the_answers_to_what_was_sent(sent: int) -> None:
+def test_silent_stream_ends_after_its_pending_responses(sent: int) -> None:
     silence: queue.Queue[bytes] = queue.Queue()
     for message in numbered(sent):
         silence.put(message)
@@ -144,7 +144,7 @@ def test_stream_that_is_silent_ends_after_the_answers_to_what_was_sent(sent: int
 
 
 @pytest.mark.parametrize("in_flight", [1, 3])
-def test_client_that_goes_ends_the_wait_for_its_replies_at_once(in_flight: int) -> None:
+def test_disconnect_ends_the_wait_for_replies_immediately(in_flight: int) -> None:
     link, goes = ManualLink(), queue.Queue[Callable[[], None]]()
 
     def on_end(close: Callable[[], None]) -> bool:
@@ -167,14 +167,14 @@ def test_client_that_goes_ends_the_wait_for_its_replies_at_once(in_flight: int) 
         over.set()
 
 
-def test_client_that_has_gone_has_nothing_sent() -> None:
+def test_nothing_is_sent_to_a_disconnected_client() -> None:
     link = ManualLink()
     with sender(link) as (send, threads, idle_timeout, _, unsent), pytest.raises(Cancelled):
         next(map_ordered(iter(numbered(3)), send, threads, idle_timeout, lambda _close: False, unsent))
     assert link.tickets.empty()
 
 
-def test_replies_that_wait_for_their_turn_count_as_unsent_until_the_stream_ends() -> None:
+def test_replies_waiting_for_their_turn_count_as_unsent_until_the_stream_ends() -> None:
     link = ManualLink()
     with sender(link) as given, ThreadPoolExecutor(1) as other:
         unsent = given[-1]
@@ -205,7 +205,7 @@ class Clock:
         return self.now
 
 
-def test_actions_are_called_once_they_are_due_and_no_sooner() -> None:
+def test_timers_fire_when_due_and_not_earlier() -> None:
     clock, called = Clock(), list[str]()
     timers = Timers(clock)
     timers.schedule(105.0, lambda: called.append("later"))
@@ -221,7 +221,7 @@ def test_actions_are_called_once_they_are_due_and_no_sooner() -> None:
     assert called == ["soon", "later"]
 
 
-def test_timer_that_is_cancelled_is_never_called_and_says_who_was_first() -> None:
+def test_cancelled_timer_never_fires_and_cancel_reports_success() -> None:
     clock, called = Clock(), list[str]()
     timers = Timers(clock)
     first, mate = (
@@ -235,7 +235,7 @@ def test_timer_that_is_cancelled_is_never_called_and_says_who_was_first() -> Non
     assert not mate.cancel()
 
 
-def test_action_that_fails_harms_no_other() -> None:
+def test_failing_action_does_not_affect_other_timers() -> None:
     clock, called = Clock(), list[str]()
     timers = Timers(clock)
     timers.schedule(100.1, lambda: 1 / 0)
@@ -245,7 +245,7 @@ def test_action_that_fails_harms_no_other() -> None:
     assert called == ["next"]
 
 
-def test_cancelled_timers_leave_little_behind_however_far_they_are() -> None:
+def test_cancelled_timers_use_little_memory_when_far_in_the_future() -> None:
     clock, called = Clock(), list[str]()
     timers = Timers(clock)
     timers.schedule(3_100.0, lambda: called.append("last"))
@@ -257,7 +257,7 @@ def test_cancelled_timers_leave_little_behind_however_far_they_are() -> None:
     assert called == ["last"]
 
 
-def test_timers_one_after_the_other_do_not_wake_the_thread_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_consecutive_timers_do_not_wake_the_thread_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, woken = Clock(), list[float]()
     timers = Timers(clock)
     monkeypatch.setattr(timers._changed, "notify", lambda: woken.append(clock.now))
@@ -267,7 +267,7 @@ def test_timers_one_after_the_other_do_not_wake_the_thread_each_time(monkeypatch
     assert len(woken) <= 2  # at first, and after a sweep
 
 
-def test_timer_that_comes_between_looking_and_waiting_is_not_slept_over() -> None:
+def test_timer_added_between_check_and_wait_is_not_missed() -> None:
     called = threading.Event()
 
     class Raced(Timers):
@@ -286,7 +286,7 @@ def test_timer_that_comes_between_looking_and_waiting_is_not_slept_over() -> Non
     timers.stop()
 
 
-def test_timers_that_are_stopped_call_nothing_more() -> None:
+def test_stopped_timers_never_fire() -> None:
     timers, called = Timers(), list[str]()
     timers.start()
     timers.schedule(time.monotonic() + 0.05, lambda: called.append("too late"))
@@ -316,7 +316,7 @@ class ClockFrontLimits:
         return self.now
 
 
-def test_calls_are_refused_while_too_many_bytes_wait() -> None:
+def test_calls_are_refused_while_too_many_bytes_are_unsent() -> None:
     clock = ClockFrontLimits()
     unsent = UnsentResponses(1_000, 30.0, Timers(clock), clock)
     first, second = unsent.add(900, lambda: None), unsent.add(200, lambda: None)
@@ -329,7 +329,7 @@ def test_calls_are_refused_while_too_many_bytes_wait() -> None:
     assert unsent.bytes == 0
 
 
-def test_answers_that_are_not_taken_in_time_are_cancelled_and_no_others() -> None:
+def test_only_responses_not_sent_in_time_are_cancelled() -> None:
     clock, cancelled = ClockFrontLimits(), list[str]()
     timers = Timers(clock)
     unsent = UnsentResponses(1_000, 30.0, timers, clock)
@@ -349,7 +349,7 @@ def test_answers_that_are_not_taken_in_time_are_cancelled_and_no_others() -> Non
     assert cancelled == ["slow", "later"]
 
 
-def test_many_answers_have_one_timer_and_none_when_all_are_taken() -> None:
+def test_many_responses_share_one_timer_and_none_remains_when_all_are_sent() -> None:
     clock = ClockFrontLimits()
     timers = Timers(clock)
     unsent = UnsentResponses(1_000, 30.0, timers, clock)

@@ -112,7 +112,7 @@ class Askers:
                 self.wrong.append(f"version {reply.version} with titles of {marks}")
 
 
-def test_swaps_under_load_fail_no_request_and_mix_no_versions(
+def test_bundle_swaps_under_load_fail_no_request_and_mix_no_versions(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_version(bundle, tmp_path, 1)
@@ -134,7 +134,7 @@ def test_swaps_under_load_fail_no_request_and_mix_no_versions(
         until(lambda: session_threads() == threads)
 
 
-def test_swap_tries_the_bundle_in_a_process_of_its_own_first(bundle: Bundle, tmp_path: Path) -> None:
+def test_bundle_is_tried_in_a_separate_process_before_a_swap(bundle: Bundle, tmp_path: Path) -> None:
     add_version(bundle, tmp_path, 1, light=False)
     with serving([tmp_path / _NAME], is_stub=False) as app, Askers(app.port, 2) as askers:
         add_version(bundle, tmp_path, 2, light=False)
@@ -245,7 +245,7 @@ def test_calls_are_answered_while_the_wall_clock_jumps(tmp_path: Path, clock: Wa
         stream.cancel()  # type: ignore[no-untyped-call]
 
 
-def test_servers_own_deadline_passes_though_the_wall_clock_is_set_back(
+def test_default_timeout_passes_when_the_wall_clock_is_set_back(
     tmp_path: Path, clock: WallClock, gate: threading.Event
 ) -> None:
     with running(tmp_path, default_timeout_ms=200) as app, connect(app) as channel:
@@ -262,7 +262,7 @@ def _counts(app: App) -> dict[str, int]:
 
 
 @pytest.mark.skipif("config.getoption('front') == 'aio'", reason="grpc.aio tells the time left by the wall clock")
-def test_call_that_is_cancelled_after_a_jump_of_the_clock_is_counted_as_that(
+def test_call_cancelled_after_a_clock_jump_is_counted_as_cancelled(
     tmp_path: Path, clock: WallClock, gate: threading.Event
 ) -> None:
     with running(tmp_path) as app, connect(app) as channel:
@@ -274,7 +274,7 @@ def test_call_that_is_cancelled_after_a_jump_of_the_clock_is_counted_as_that(
         gate.set()
 
 
-def test_tokens_that_change_all_the_time_are_each_valid_until_the_next(tmp_path: Path) -> None:
+def test_each_rotated_token_is_valid_until_the_next(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     tokens = [f"0123456789abcdef-{n}" for n in range(_ROTATIONS)]
     put(file, tokens[0].encode())

@@ -93,16 +93,18 @@ def test_open_methods_are_those_of_health() -> None:
     assert set(methods_of(["grpc.health.v1.Health"])) == OPEN_METHODS
 
 
-def test_enumeration_has_every_method_that_the_server_registers(guarded: App) -> None:
+def test_checked_methods_are_all_that_the_server_registers(guarded: App) -> None:
     assert guarded.methods.names() == sorted(METHODS)
 
 
-def test_enumeration_fails_without_the_guard(channel: grpc.Channel, guarded_channel: grpc.Channel) -> None:
+def test_check_fails_without_the_authentication_interceptor(
+    channel: grpc.Channel, guarded_channel: grpc.Channel
+) -> None:
     assert let_in(guarded_channel, METHODS) == OPEN_METHODS
     assert let_in(channel, METHODS) == set(METHODS)
 
 
-def test_right_token_gets_to_each_method(guarded_channel: grpc.Channel) -> None:
+def test_valid_token_reaches_each_method(guarded_channel: grpc.Channel) -> None:
     assert UNAUTHENTICATED not in {code(guarded_channel, method, *bearer(TOKEN)) for method in METHODS}
     assert code(guarded_channel, UNKNOWN[0], *bearer(TOKEN)) is grpc.StatusCode.UNIMPLEMENTED
     stub = encoder_pb2_grpc.EncoderServiceStub(guarded_channel)
@@ -122,7 +124,7 @@ def test_right_token_gets_to_each_method(guarded_channel: grpc.Channel) -> None:
         [("authorization-bin", f"Bearer {TOKEN}".encode())],
     ],
 )
-def test_wrong_token_is_denied_with_one_sentence(
+def test_invalid_token_is_denied_with_one_sentence(
     guarded_channel: grpc.Channel, metadata: list[tuple[str, str | bytes]]
 ) -> None:
     assert outcome(guarded_channel, ENCODE, metadata) == (UNAUTHENTICATED, DENIAL)
@@ -137,7 +139,7 @@ def test_denial_does_not_wait_for_the_request(guarded_channel: grpc.Channel) -> 
     never.put(None)
 
 
-def test_silent_health_calls_without_a_token_do_not_keep_others_out(bundle: Bundle, token_file: Path) -> None:
+def test_silent_health_calls_without_a_token_do_not_block_others(bundle: Bundle, token_file: Path) -> None:
     with serving(bundle, token_file=token_file, max_calls=8) as app, connected(app) as channel, Peer(app.port) as peer:
         assert code(channel, CHECK) is OK
         before = threading.active_count()
@@ -153,7 +155,7 @@ def test_silent_health_calls_without_a_token_do_not_keep_others_out(bundle: Bund
 
 
 @pytest.mark.parametrize("method", [CHECK, WATCH])
-def test_silent_health_call_gives_its_place_back(
+def test_silent_health_call_releases_its_slot(
     bundle: Bundle, token_file: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     never: queue.Queue[bytes | None] = queue.Queue()
@@ -186,9 +188,7 @@ def _watch(stub: health_pb2_grpc.HealthStub) -> Any:  # noqa: ANN401 (its stub h
     return calls[-1]
 
 
-def test_watchers_without_a_token_take_neither_every_thread_nor_the_places_of_check(
-    bundle: Bundle, token_file: Path
-) -> None:
+def test_watchers_without_a_token_block_neither_threads_nor_check(bundle: Bundle, token_file: Path) -> None:
     with serving(bundle, token_file=token_file) as app, connected(app) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         watching: list[Any] = []
@@ -219,7 +219,7 @@ def test_watchers_without_a_token_take_neither_every_thread_nor_the_places_of_ch
             call.cancel()
 
 
-def test_streams_do_not_take_the_places_of_watchers(app: App, channel: grpc.Channel) -> None:
+def test_streams_do_not_use_the_slots_of_watchers(app: App, channel: grpc.Channel) -> None:
     streams = app.limiters.streams
     places = [streams.acquire() for _ in range(streams.limit)]
     try:
@@ -230,7 +230,7 @@ def test_streams_do_not_take_the_places_of_watchers(app: App, channel: grpc.Chan
             streams.release(index)
 
 
-def test_watchers_that_come_and_go_do_not_freeze_the_server(app: App, channel: grpc.Channel) -> None:
+def test_reconnecting_watchers_do_not_freeze_the_server(app: App, channel: grpc.Channel) -> None:
     stub = health_pb2_grpc.HealthStub(channel)
 
     def come_and_go() -> None:
@@ -301,7 +301,7 @@ def test_tls_serves_and_plaintext_is_refused(bundle: Bundle, identity: Identity,
             assert code(channel, CHECK) is UNAVAILABLE
 
 
-def test_client_certificate_is_demanded_and_verified(bundle: Bundle, identity: Identity, client: Identity) -> None:
+def test_client_certificate_is_required_and_verified(bundle: Bundle, identity: Identity, client: Identity) -> None:
     given = {"tls_cert": identity.cert, "tls_key": identity.key, "tls_client_ca": client.ca}
     with serving(bundle, **given) as app:
         with connected(app, identity.root, client) as channel:
@@ -347,7 +347,7 @@ def test_client_authority_rotates_without_a_restart(bundle: Bundle, identity: Id
             assert code(channel, CHECK) is OK
 
 
-def test_connection_that_never_shakes_hands_is_closed(bundle: Bundle, identity: Identity) -> None:
+def test_connection_without_a_handshake_is_closed(bundle: Bundle, identity: Identity) -> None:
     with (
         serving(bundle, tls_cert=identity.cert, tls_key=identity.key) as app,
         socket.create_connection(("127.0.0.1", app.port), timeout=60) as peer,

@@ -99,7 +99,7 @@ def traced(bundle: Bundle, collector: Collector) -> Iterator[App]:
         yield app
 
 
-def test_call_is_a_span_of_its_callers_trace_with_its_steps(traced: App, collector: Collector) -> None:
+def test_call_is_a_span_of_the_trace_of_its_caller_with_its_steps(traced: App, collector: Collector) -> None:
     assert ask(traced, "one", query(), parent=f"00-{TRACE}-{SPAN}-01") is grpc.StatusCode.OK
     span, steps = collector.call("one")
     assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, SPAN)
@@ -112,7 +112,7 @@ def test_call_is_a_span_of_its_callers_trace_with_its_steps(traced: App, collect
     assert all(a.end_time_unix_nano <= b.start_time_unix_nano for a, b in itertools.pairwise(steps))
 
 
-def test_list_has_each_step_once(traced: App, collector: Collector) -> None:
+def test_batch_request_has_each_step_once(traced: App, collector: Collector) -> None:
     request = pb.RecommendRequest(query="a good western")
     with grpc.insecure_channel(f"127.0.0.1:{traced.port}") as channel:
         stub = RecommenderServiceStub(channel)
@@ -155,7 +155,7 @@ def test_cancelled_call_is_an_error(traced: App, collector: Collector, held: typ
     assert span.status.code == 2
 
 
-def test_ratio_0_traces_only_what_the_caller_traces(bundle: Bundle) -> None:
+def test_ratio_0_traces_only_calls_traced_by_the_caller(bundle: Bundle) -> None:
     with collecting() as own:
         with serving(bundle, own.endpoint, ratio=0.0) as app:
             ask(app, "none", query())
@@ -163,7 +163,7 @@ def test_ratio_0_traces_only_what_the_caller_traces(bundle: Bundle) -> None:
         assert own.spans == []
 
 
-def test_dead_collector_never_touches_an_answer(bundle: Bundle) -> None:
+def test_unreachable_collector_does_not_affect_responses(bundle: Bundle) -> None:
     with serving(bundle, "http://127.0.0.1:1") as app:
         assert ask(app, "x", query()) is grpc.StatusCode.OK
         app.cancel_in_flight()
@@ -230,5 +230,5 @@ def test_missing_extra_is_named(bundle: Bundle, monkeypatch: pytest.MonkeyPatch)
         f"00-{TRACE}-{SPAN}-01-x",
     ],
 )
-def test_invalid_traceparent_is_no_parent(value: str) -> None:
+def test_invalid_traceparent_is_ignored(value: str) -> None:
     assert read_traceparent(value) is None

@@ -22,7 +22,7 @@ def trial(tokens: int, rate: float, sessions: int = 1) -> Trial:
     return Trial(sessions=sessions, threads=1, tokens=tokens, texts_per_s=rate, lowest=rate, highest=rate)
 
 
-def test_smallest_of_the_good_batches_wins() -> None:
+def test_smallest_batch_within_tolerance_is_chosen() -> None:
     trials = [trial(128, 80), trial(256, 99), trial(512, 100), trial(1_024, 97)]
     assert choose(trials).tokens == 256
 
@@ -75,7 +75,7 @@ def store(tuned_bundle: Bundle, **other: str) -> None:
     tuned_path(tuned_bundle.folder).write_text(result.model_dump_json())
 
 
-def test_tuned_settings_are_used_where_flags_leave_a_choice(tuned_bundle: Bundle) -> None:
+def test_tuned_settings_are_used_when_flags_do_not_set_them(tuned_bundle: Bundle) -> None:
     store(tuned_bundle)
     chosen = engine_options(settings(), tuned_bundle)
     assert (chosen.sessions, chosen.limits.tokens) == (3, 256)

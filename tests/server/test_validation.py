@@ -22,7 +22,7 @@ def _answer(*items: tuple[Item, float]) -> pb.RecommendResponse:
     return to_response(Recommendation(list(items), ["gone"], Strategy.MODEL, 2, Timings(total_ms=1.5)), "films", 3)
 
 
-def test_every_field_of_an_item_is_written_each_time() -> None:
+def test_every_field_of_an_item_is_always_written() -> None:
     heat = Item("heat", "Heat (1995)", "", {"genre": ["Crime", "Thriller"], "year": ["1995"]}, 7.0)
     plain = Item("plain", "", "", {}, 0.0)
     for score in (0.5, -1.0, 0.0):
@@ -45,12 +45,12 @@ def test_every_field_of_an_item_is_written_each_time() -> None:
         assert (message.strategy, message.timings.total_ms) == (pb.STRATEGY_MODEL, 1.5)
 
 
-def test_the_same_id_in_another_catalogue_is_another_item() -> None:
+def test_item_cache_is_separate_for_each_catalogue() -> None:
     old, new = Item("1", "before", "", {}, 0.0), Item("1", "after", "", {}, 0.0)
     assert [_answer((item, 1.0)).items[0].title for item in (old, new, old)] == ["before", "after", "before"]
 
 
-def test_a_reply_in_a_list_has_the_bytes_of_one_that_protobuf_built() -> None:
+def test_response_in_a_batch_has_the_bytes_of_protobuf() -> None:
     long = Item("long", "x" * 200, "", {"genre": ["Drama"] * 50}, 0.0)  # its length takes two bytes
     plain, score = Item("plain", "", "", {}, 0.0), 0.1
     answer = Recommendation([(long, score), (plain, -score)], ["gone"], Strategy.MODEL, 2, Timings(1.5, total_ms=2.5))
@@ -78,7 +78,7 @@ def test_a_reply_in_a_list_has_the_bytes_of_one_that_protobuf_built() -> None:
     assert reply.SerializeToString() == built.SerializeToString()
 
 
-def test_a_reply_without_items_is_a_reply() -> None:
+def test_response_without_items_is_valid() -> None:
     entry = pb.BatchRecommendResult()
     write_response(entry.response, Recommendation([], [], Strategy.POPULARITY, 0, Timings()), "films", 3)
     assert entry.WhichOneof("result") == "response"
@@ -126,7 +126,7 @@ def _filter(ids: int, values: int) -> pb.Filter:
         ([pb.RecommendRequest(filter=_filter(0, 1_000))] * 11, "has 22000 ids and values of filters in all"),
     ],
 )
-def test_list_that_is_too_much_together_is_refused_with_its_setting(
+def test_batch_request_over_a_total_limit_is_refused_with_its_setting(
     requests: list[pb.RecommendRequest], said: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
@@ -136,14 +136,14 @@ def test_list_that_is_too_much_together_is_refused_with_its_setting(
     assert caught.value.rule.endswith("fewer entries in one call")
 
 
-def test_list_up_to_the_limits_is_taken() -> None:
+def test_batch_request_at_the_limits_is_accepted() -> None:
     full = pb.RecommendRequest(history=_events(100), top_k=100, filter=_filter(40, 10))
     check_batch([full] * 200, InputLimits())
     bad = pb.RecommendRequest(top_k=2**31 - 1)  # which is refused alone, and spoils no other entry
     check_batch([bad, full, pb.RecommendRequest(top_k=-5)], InputLimits())
 
 
-def test_request_alone_is_bounded_by_the_same_settings() -> None:
+def test_single_request_has_the_same_limits() -> None:
     limits = InputLimits(items=50, events=5, filter_values=100)
     for request, field, said in (
         (pb.RecommendRequest(top_k=51), "top_k", "asks for 51 items in all, more than --max-items (50)"),
@@ -181,7 +181,7 @@ INVISIBLE += ["\u3164", "\u2800", "\ufe0f", "\u034f", "\U000e0041", "\u180e", "\
 
 
 @pytest.mark.parametrize("text", INVISIBLE)
-def test_invisible_text_is_refused_and_not_if_a_letter_is_in_it(text: str) -> None:
+def test_text_is_refused_when_every_character_is_invisible(text: str) -> None:
     assert is_blank(text)
     with pytest.raises(InvalidRequest, match="query: must have a visible character"):
         check_text(text, "query", InputLimits())
@@ -208,7 +208,7 @@ def test_letters_digits_and_symbols_are_visible_and_spaces_and_controls_are_not(
         assert not is_blank(char)
 
 
-def test_text_over_the_limit_is_refused_before_each_character_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_over_the_limit_is_refused_before_its_characters_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
 
     def is_blank(text: str) -> bool:

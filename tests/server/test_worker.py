@@ -303,7 +303,7 @@ _LIMITS = st.sampled_from(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(steps=st.lists(_STEPS, min_size=4, max_size=40), limits=_LIMITS)
-def test_each_call_is_answered_once_or_cancelled_and_meets_its_own_fate(
+def test_each_call_is_answered_once_or_cancelled_independently_of_others(
     small_engine: SmallEngine, steps: list[tuple[str, str, float]], limits: Limits
 ) -> None:
     drive = Drive(small_engine, limits)
@@ -323,7 +323,7 @@ def test_each_call_is_answered_once_or_cancelled_and_meets_its_own_fate(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_becomes_of_a_call_alone(small_engine: SmallEngine, kind: str) -> None:
+def test_single_call_has_the_expected_outcome(small_engine: SmallEngine, kind: str) -> None:
     """What the test above compares with."""
     method, message, code = KINDS[kind]
     reply = answer_alone(worker_of(small_engine), method, message(7).SerializeToString())
@@ -337,7 +337,7 @@ def test_what_becomes_of_a_call_alone(small_engine: SmallEngine, kind: str) -> N
     small_engine.check_unused()
 
 
-def test_entries_of_a_list_meet_their_own_fates(small_engine: SmallEngine) -> None:
+def test_entries_of_a_batch_request_fail_independently(small_engine: SmallEngine) -> None:
     reply = answer_alone(worker_of(small_engine), BATCH_RECOMMEND, listed(7).SerializeToString())
     assert isinstance(reply, bytes)
     results = pb.BatchRecommendResponse.FromString(reply).results
@@ -350,7 +350,7 @@ def test_entries_of_a_list_meet_their_own_fates(small_engine: SmallEngine) -> No
     small_engine.check_unused()
 
 
-def test_a_cancel_before_the_call_is_admitted_leaves_nothing(small_engine: SmallEngine) -> None:
+def test_cancel_before_admission_leaves_no_state(small_engine: SmallEngine) -> None:
     replies: list[Reply] = []
     worker = worker_of(small_engine)
     ticket = Ticket(RECOMMEND, query("a", 1).SerializeToString(), 1e9, replies.append)
@@ -361,7 +361,7 @@ def test_a_cancel_before_the_call_is_admitted_leaves_nothing(small_engine: Small
     small_engine.check_unused()
 
 
-def test_cancel_takes_back_what_has_not_run(small_engine: SmallEngine) -> None:
+def test_cancel_removes_work_that_has_not_run(small_engine: SmallEngine) -> None:
     drive = Drive(small_engine, Limits(batch_size=2))
     drive.send("list", 1e6)
     drive.step()
@@ -373,7 +373,7 @@ def test_cancel_takes_back_what_has_not_run(small_engine: SmallEngine) -> None:
     check(drive)
 
 
-def test_a_call_that_expires_between_its_steps_ends_at_once(small_engine: SmallEngine) -> None:
+def test_call_that_expires_between_steps_ends_immediately(small_engine: SmallEngine) -> None:
     drive = Drive(small_engine, Limits(batch_size=2))
     call, _ = drive.send("list", 1.0)
     drive.step()
@@ -386,7 +386,7 @@ def test_a_call_that_expires_between_its_steps_ends_at_once(small_engine: SmallE
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(waiting=st.integers(1, 30), tokens=st.integers(10, 400), sends=st.integers(1, 60))
-def test_queue_has_a_bound(small_engine: SmallEngine, waiting: int, tokens: int, sends: int) -> None:
+def test_queue_is_bounded(small_engine: SmallEngine, waiting: int, tokens: int, sends: int) -> None:
     drive = Drive(small_engine, Limits(queue_requests=waiting, queue_tokens=tokens))
     for _ in range(sends):
         drive.send("good", 1e6)
@@ -409,7 +409,9 @@ def test_more_urgent_calls_run_first(small_engine: SmallEngine) -> None:
     small_engine.check_unused()
 
 
-def test_idle_worker_tries_whatever_is_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_worker_accepts_calls_regardless_of_the_prediction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     small_engine = SmallEngine(small.write_bundle(tmp_path / "1"))  # which learns here that its models take no time
     for model in (small_engine.encoder, small_engine.ranker):
         monkeypatch.setattr(model, "row_s", 0.0)  # it was predicted to take milliseconds
@@ -419,7 +421,7 @@ def test_idle_worker_tries_whatever_is_predicted(tmp_path: Path, monkeypatch: py
     assert isinstance(reply, bytes)
 
 
-def test_step_takes_everything_that_waits(small_engine: SmallEngine) -> None:
+def test_step_includes_all_waiting_requests(small_engine: SmallEngine) -> None:
     """A free worker waits for nothing, and what came while a step ran goes into the next one together."""
     drive = Drive(small_engine)
     for calls in (1, 7, 3):
@@ -431,7 +433,7 @@ def test_step_takes_everything_that_waits(small_engine: SmallEngine) -> None:
     small_engine.check_unused()
 
 
-def test_cancelled_call_makes_room(small_engine: SmallEngine) -> None:
+def test_cancelled_call_frees_space_in_the_queue(small_engine: SmallEngine) -> None:
     drive = Drive(small_engine, Limits(queue_requests=2))
     calls = [drive.send("good", 1e6)[0] for _ in range(3)]
     assert [len(call.replies) for call in calls] == [0, 0, 1]

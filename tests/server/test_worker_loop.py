@@ -58,7 +58,7 @@ def small_engine(tmp_path: Path) -> SmallEngine:
     return SmallEngine(small.write_bundle(tmp_path / "1"))
 
 
-def test_thread_that_dies_refuses_what_waits_and_what_comes_and_says_so(small_engine: SmallEngine) -> None:
+def test_dead_thread_fails_waiting_and_new_calls_and_reports_it(small_engine: SmallEngine) -> None:
     died, replies = list[str](), Replies()
     worker = DyingWorker(recommender_methods(small_engine.services()), Limits(), clock=small_engine.clock)
     thread = WorkerThread(worker, died.append)
@@ -74,7 +74,7 @@ def test_thread_that_dies_refuses_what_waits_and_what_comes_and_says_so(small_en
     small_engine.check_unused()
 
 
-def test_what_was_sent_before_the_end_is_answered_and_what_was_cancelled_is_not(small_engine: SmallEngine) -> None:
+def test_calls_sent_before_the_stop_are_answered_except_cancelled_ones(small_engine: SmallEngine) -> None:
     replies, cancelled = Replies(), Replies()
     thread = WorkerThread(small_engine.worker())
     for _ in range(20):
@@ -163,7 +163,7 @@ def ids(reply: Reply) -> list[list[str]]:
     return [[item.item_id for item in result.response.items] for result in results]
 
 
-def test_texts_of_encode_are_opened_in_parts_too(one_opening: SmallEngine) -> None:
+def test_texts_of_encode_are_tokenised_in_parts_too(one_opening: SmallEngine) -> None:
     worker, texts = one_opening.worker(), [f"a{n}" for n in range(100)]
     ticket, replies = requested(one_opening, ENCODE, encoder_pb2.EncodeRequest(texts=texts).SerializeToString())
     before = one_opening.clock.now
@@ -175,7 +175,7 @@ def test_texts_of_encode_are_opened_in_parts_too(one_opening: SmallEngine) -> No
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_message_is_not_read_on_once_its_call_has_ended(
+def test_message_is_not_prepared_further_when_its_call_has_ended(
     one_opening: SmallEngine, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
     worker = one_opening.worker()
@@ -199,7 +199,7 @@ def test_message_is_not_read_on_once_its_call_has_ended(
     one_opening.check_unused()
 
 
-def test_large_messages_are_refused_while_too_many_others_are_read(one_opening: SmallEngine) -> None:
+def test_large_messages_are_refused_while_too_many_others_are_prepared(one_opening: SmallEngine) -> None:
     worker = one_opening.worker(Limits(budget_s=0.3))
     lists = [requested(one_opening, BATCH_RECOMMEND, queries(n, 100).SerializeToString()) for n in range(12)]
     for ticket, _ in lists:
@@ -213,7 +213,7 @@ def test_large_messages_are_refused_while_too_many_others_are_read(one_opening: 
     assert isinstance(accepted[0], bytes)
 
 
-def test_calls_whose_messages_are_read_are_refused_when_the_worker_dies(one_opening: SmallEngine) -> None:
+def test_calls_in_preparation_are_refused_when_the_worker_dies(one_opening: SmallEngine) -> None:
     worker = one_opening.worker()
     ticket, replies = requested(one_opening, BATCH_RECOMMEND, queries(0, _PARTS).SerializeToString())
     worker.admit(ticket)
@@ -222,7 +222,7 @@ def test_calls_whose_messages_are_read_are_refused_when_the_worker_dies(one_open
     one_opening.check_unused()
 
 
-def test_long_histories_that_wait_keep_what_is_needed_only(one_opening: SmallEngine) -> None:
+def test_waiting_long_histories_use_little_memory(one_opening: SmallEngine) -> None:
     worker = one_opening.worker()
     history = [pb.Event(item_id=f"i{n % 40}") for n in range(1_000)]
     batch = pb.BatchRecommendRequest(requests=[pb.RecommendRequest(history=history)] * 20)
