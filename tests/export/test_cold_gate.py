@@ -42,11 +42,11 @@ from swiftrec.export.schema.quality import (
     TEXT_ALONE,
     Quality,
 )
-from swiftrec.export.stages import blend, distil, evaluation_context, finetune, onnx, quantise, verify
+from swiftrec.export.stages import evaluation_context, verify
 from swiftrec.export.stages.baseline_gate import check_teacher
 from swiftrec.export.stages.evaluation_context import load_context
 from swiftrec.server.models.networks import EventKind, UserSequence
-from tests.export.tiny import StoppedJob, dataset, job
+from tests.export.tiny import StoppedJob, dataset, job, run_stages
 
 _ITEMS, _CASES = 60, 300
 _NEW = np.array([3, 17, 18, 40, 51, 59])
@@ -183,16 +183,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     often = [np.roll(np.arange(24, dtype=np.int64), -user)[:20] for user in range(24)]
     users = [{"gender": "F" if user % 2 else "M"} for user in range(24)]
     replace(dataset(), histories=often, users=users).save(made.folder("data"))
-    stages = {
-        "finetune": finetune.run,
-        "blend": blend.run,
-        "distil": distil.run,
-        "onnx": onnx.run,
-        "quantise": quantise.run,
-    }
-    for name, run in stages.items():
-        made.folder(name).mkdir()
-        run(made, made.folder(name))
+    run_stages(made, "finetune", "blend", "distil", "onnx", "quantise")
     return made
 
 

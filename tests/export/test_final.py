@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,9 +24,7 @@ from swiftrec.export.report.command import load_quality
 from swiftrec.export.report.command import main as report
 from swiftrec.export.report.record_json import as_json
 from swiftrec.export.schema.final import EXPECTED, FINAL, POPULARITY, FinalRecord, trained_again
-from swiftrec.export.stages import blend as blend
-from swiftrec.export.stages import distil, finetune, onnx, package, quantise, verify
-from swiftrec.export.stages import final as final
+from swiftrec.export.stages import package
 from swiftrec.export.stages.order import STAGES
 from swiftrec.export.stages.runner import stage_key
 from swiftrec.export.train.refit import best_epoch
@@ -36,17 +33,8 @@ from swiftrec.server.domain import Request, TextEvent
 from swiftrec.server.models.bundle import load_bundle
 from swiftrec.server.pipeline.engine import EngineOptions
 from swiftrec.server.pipeline.recommender import Recommender as Engine
-from tests.export.tiny import StoppedJob, dataset, job
+from tests.export.tiny import StoppedJob, dataset, job, run_stages
 
-_STAGES: dict[str, Callable[[Job, Path], None]] = {
-    "finetune": finetune.run,
-    "blend": blend.run,
-    "distil": distil.run,
-    "onnx": onnx.run,
-    "quantise": quantise.run,
-    "verify": verify.run,
-    "final": final.run,
-}
 _FLAGS = ("--students", "static", "--allow-lossy")
 
 
@@ -58,9 +46,7 @@ def made(folder: Path, *flags: str, adopted: bool = False) -> StoppedJob:
     (data / "sources.json").write_text("{}")
     if adopted:
         Head(HeadShape("bi-encoder", "mean")).save(data / "checkpoint")
-    for name, run in _STAGES.items():
-        element.folder(name).mkdir()
-        run(element, element.folder(name))
+    run_stages(element, "finetune", "blend", "distil", "onnx", "quantise", "verify", "final")
     return element
 
 

@@ -21,15 +21,12 @@ from swiftrec.export.models.teacher_files import load_item_vectors, load_pooled
 from swiftrec.export.stages import finetune
 from swiftrec.export.train.cold_start import FOLDS, ColdVectors, ValidationUsers, map_cold_items
 from swiftrec.export.train.validation import Validation
-from tests.export.tiny import StoppedJob, dataset, job
+from tests.export.tiny import StoppedJob, dataset, job, run_stages
 
 
 def tune(tiny_job: StoppedJob) -> Path:
-    """Run the stage as the runner does, into the folder where other stages look for it."""
-    output = tiny_job.folder("finetune")
-    output.mkdir(parents=True)
-    finetune.run(tiny_job, output)
-    return output
+    """Run the stage; its folder."""
+    return run_stages(tiny_job, "finetune")
 
 
 def resume_folder(tiny_job: StoppedJob) -> Path:

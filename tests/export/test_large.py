@@ -21,11 +21,11 @@ from swiftrec.export.models.bucketing import by_length, shuffled
 from swiftrec.export.models.encoder import load_tokenizer
 from swiftrec.export.models.ranker import LastUser
 from swiftrec.export.models.teacher import Teacher, TextFeatures
-from swiftrec.export.stages import distil, finetune
+from swiftrec.export.stages import distil
 from swiftrec.export.train.samplers import QuerySampler
 from swiftrec.export.train.training_data import negatives_of
 from swiftrec.export.train.validation import validate
-from tests.export.tiny import dataset, job, write_checkpoint
+from tests.export.tiny import dataset, job, run_stages, write_checkpoint
 
 _TEXTS = ["river 1", "", "night\u2028 2. war", "garden", "日本"]
 
@@ -183,9 +183,7 @@ def test_students_train_on_a_sample_of_texts_and_every_phrase_when_texts_are_man
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_job = job(tmp_path)
-    output = tiny_job.folder("finetune")
-    output.mkdir()
-    finetune.run(tiny_job, output)
+    run_stages(tiny_job, "finetune")
     texts = Texts.load(tiny_job.folder("data"))
     _, whole = distil._distillation_data(tiny_job)
     assert len(whole.texts) == len(texts.all)
@@ -203,9 +201,7 @@ def test_each_epoch_of_students_reads_another_sample_when_texts_are_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_job = job(tmp_path)
-    output = tiny_job.folder("finetune")
-    output.mkdir()
-    finetune.run(tiny_job, output)
+    run_stages(tiny_job, "finetune")
     _, data = distil._distillation_data(tiny_job)
     whole = [data.rows_of_epoch(number, 0.6) for number in range(2)]
     assert [sorted(rows) for rows in whole] == [[*range(len(data.rows))]] * 2

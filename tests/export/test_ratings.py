@@ -28,13 +28,12 @@ from swiftrec.export.errors import DataError
 from swiftrec.export.job import Job
 from swiftrec.export.models.teacher import load_teacher
 from swiftrec.export.models.teacher_files import load_item_vectors
-from swiftrec.export.stages import data as data_stage
 from swiftrec.export.stages import finetune
 from swiftrec.export.train.samplers import QuerySampler, windows
 from swiftrec.export.train.training_data import TrainingData
 from swiftrec.export.train.validation import Validation, users_of
 from swiftrec.server.models.networks import EventKind
-from tests.export.tiny import dataset, job, write_checkpoint, write_data
+from tests.export.tiny import dataset, job, run_stages, write_checkpoint, write_data
 
 Rows = list[dict[str, Any]]
 
@@ -312,8 +311,6 @@ def test_teacher_is_trained_by_mse_on_tables_with_ratings(tmp_path: Path, monkey
     write_checkpoint(tmp_path / "bert")
     flags = ["--data", str(data), "--checkpoint", str(tmp_path / "bert"), "--loss", "mse", "--epochs", "8"]
     rated_job = Job(ExportSettings(artifacts=tmp_path, name="rated", preset="smoke", _cli_parse_args=flags))
-    for name, stage in (("data", data_stage), ("finetune", finetune)):
-        rated_job.folder(name).mkdir(parents=True)
-        stage.run(rated_job, rated_job.folder(name))
+    run_stages(rated_job, "data", "finetune")
     assert Dataset.load(rated_job.folder("data")).ratings[0].tolist()[4] == 5
     assert margin(rated_job.folder("finetune")) > 0.1

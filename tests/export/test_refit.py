@@ -18,13 +18,12 @@ from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.models.encoder import TextEncoder, load_bert, load_tokenizer, pad
 from swiftrec.export.models.teacher import Teacher, load_teacher
 from swiftrec.export.models.teacher_files import load_untuned
-from swiftrec.export.stages import finetune
 from swiftrec.export.train.cold_start import ColdMap
 from swiftrec.export.train.fit import fit
 from swiftrec.export.train.refit import _with_augmented, best_epoch, refit, train_on_all
 from swiftrec.export.train.trainer import TeacherTrainer
 from swiftrec.export.train.training_data import TrainingData, augmented
-from tests.export.tiny import StoppedJob, dataset, job
+from tests.export.tiny import StoppedJob, dataset, job, run_stages
 
 
 @pytest.fixture
@@ -62,8 +61,7 @@ def test_refit_learns_from_held_out_events(tuned: StoppedJob) -> None:
 def finetuned(folder: Path, *flags: str) -> StoppedJob:
     """A job with these flags whose stage `finetune` is done."""
     tiny_job = job(folder, *flags)
-    tiny_job.folder("finetune").mkdir(parents=True)
-    finetune.run(tiny_job, tiny_job.folder("finetune"))
+    run_stages(tiny_job, "finetune")
     return tiny_job
 
 
@@ -100,9 +98,7 @@ def test_refit_maps_cold_items_with_the_chosen_strength(tmp_path: Path, monkeypa
     data = Dataset.load(tiny_job.folder("data"))
     without = replace(data, histories=[np.where(history == 23, 22, history) for history in data.histories])
     without.save(tiny_job.folder("data"))
-    folder = tiny_job.folder("finetune")
-    folder.mkdir()
-    finetune.run(tiny_job, folder)
+    folder = run_stages(tiny_job, "finetune")
     cold_map, split = ColdMap.load(folder), everything(without)
     assert cold_map is not None
     monkeypatch.setattr("swiftrec.export.train.cold_residuals.map_cold_items", None)

@@ -19,9 +19,9 @@ from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.evaluate.selection import defaults, judge
 from swiftrec.export.gates import Gate, at_most
 from swiftrec.export.schema.variant import Variant, load_variants
-from swiftrec.export.stages import distil, finetune, onnx, quantise
+from swiftrec.export.stages import onnx, quantise
 from swiftrec.server.models.tokenizer import Tokenizer
-from tests.export.tiny import StoppedJob, job
+from tests.export.tiny import StoppedJob, job, run_stages
 
 _FUSION = {"EmbedLayerNormalization", "Attention", "SkipLayerNormalization", "BiasGelu or FastGelu"}
 _BERT = {f"fusion: {name}, times" for name in _FUSION} | {"parity with PyTorch"}
@@ -37,9 +37,7 @@ def careless(traced: Path, config: PretrainedConfig, target: Path) -> None:
 
 def quantised(made: StoppedJob) -> dict[str, Variant]:
     """The variants of a job whose students are there."""
-    for name, stage in (("onnx", onnx), ("quantise", quantise)):
-        made.folder(name).mkdir(exist_ok=True)
-        stage.run(made, made.folder(name))
+    run_stages(made, "onnx", "quantise")
     return {variant.name: variant for variant in load_variants(made.folder("quantise"))}
 
 
@@ -47,10 +45,7 @@ def quantised(made: StoppedJob) -> dict[str, Variant]:
 def students(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     """A tiny BERT student and a static one; whatever is lost by the way may be shipped."""
     made = job(tmp_path_factory.mktemp("tiny"), "--students", "bert1,static", "--allow-lossy")
-    for stage in (finetune, distil):
-        folder = made.folder(stage.__name__.rpartition(".")[2])
-        folder.mkdir()
-        stage.run(made, folder)
+    run_stages(made, "finetune", "distil")
     return made
 
 

@@ -25,10 +25,8 @@ from swiftrec.export.models.sentence_space import (
     sentence_vectors,
 )
 from swiftrec.export.models.teacher import load_teacher
-from swiftrec.export.stages import blend as blend
-from swiftrec.export.stages import finetune
 from swiftrec.export.stages.evaluation_context import load_context
-from tests.export.tiny import StoppedJob, job, write_checkpoint
+from tests.export.tiny import StoppedJob, job, run_stages, write_checkpoint
 
 _HIDDEN = 16  # of the tiny checkpoint
 
@@ -36,8 +34,7 @@ _HIDDEN = 16  # of the tiny checkpoint
 def tuned(artifacts: Path, *flags: str) -> StoppedJob:
     """A job whose stage `finetune` has run."""
     finished = job(artifacts, *flags)
-    finished.folder("finetune").mkdir(parents=True)
-    finetune.run(finished, finished.folder("finetune"))
+    run_stages(finished, "finetune")
     return finished
 
 
@@ -45,8 +42,7 @@ def tuned(artifacts: Path, *flags: str) -> StoppedJob:
 def moved(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     """A tiny teacher whose BERT was fine-tuned, and the parts that are scored beside its ranker."""
     finished = tuned(tmp_path_factory.mktemp("moved"), "--backbone-layers", "all")
-    finished.folder("blend").mkdir()
-    blend.run(finished, finished.folder("blend"))
+    run_stages(finished, "blend")
     return finished
 
 

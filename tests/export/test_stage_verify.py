@@ -24,14 +24,12 @@ from swiftrec.export.gates import GATES
 from swiftrec.export.schema.final import EXPECTED, FINAL, FinalRecord
 from swiftrec.export.schema.quality import QUALITY_FILE, Quality
 from swiftrec.export.schema.variant import load_variants
-from swiftrec.export.stages import blend as blend
-from swiftrec.export.stages import distil, finetune, onnx, package, quantise, verify
-from swiftrec.export.stages import final as final
+from swiftrec.export.stages import package, verify
 from swiftrec.server.errors import BundleError, ProviderError
 from swiftrec.server.models.bundle import load_bundle
 from swiftrec.server.models.session import OnnxSession, open_session
 from tests.export.checkpoints import add_modules
-from tests.export.tiny import StoppedJob, dataset, job, write_checkpoint
+from tests.export.tiny import StoppedJob, dataset, job, run_stages, write_checkpoint
 
 _FOR_GPU = {"static-fp16": "cuda", "bert1-fp16": "cuda", "bert1-trt": "tensorrt"}
 
@@ -40,15 +38,7 @@ _FOR_GPU = {"static-fp16": "cuda", "bert1-fp16": "cuda", "bert1-trt": "tensorrt"
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     """A tiny BERT student and a static one in every precision; whatever is lost by the way may be shipped."""
     made = job(tmp_path_factory.mktemp("tiny"), "--students", "bert1,static", "--allow-lossy", "--tensorrt")
-    for stage, name in (
-        (finetune, "finetune"),
-        (distil, "distil"),
-        (onnx, "onnx"),
-        (blend, "blend"),
-        (quantise, "quantise"),
-    ):
-        made.folder(name).mkdir()
-        stage.run(made, made.folder(name))
+    run_stages(made, "finetune", "distil", "onnx", "blend", "quantise")
     return made
 
 
@@ -139,18 +129,7 @@ def adopted(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     bare.save(data)
     Reference.make(load_in_library(original, "bi-encoder", 128), texts, bare.items).save(data)
     (made.folder("data") / "sources.json").write_text("{}")
-    stages = {
-        "finetune": finetune.run,
-        "blend": blend.run,
-        "distil": distil.run,
-        "onnx": onnx.run,
-        "quantise": quantise.run,
-        "verify": verify.run,
-        "final": final.run,
-    }
-    for name, run in stages.items():
-        made.folder(name).mkdir()
-        run(made, made.folder(name))
+    run_stages(made, "finetune", "blend", "distil", "onnx", "quantise", "verify", "final")
     return made
 
 

@@ -25,7 +25,7 @@ from swiftrec.export.models.encoder import load_tokenizer, pad
 from swiftrec.export.models.students import load_student
 from swiftrec.export.stages import distil, finetune
 from swiftrec.server.models.tokenizer import Tokenizer
-from tests.export.tiny import StoppedJob, job, write_checkpoint
+from tests.export.tiny import StoppedJob, job, run_stages, write_checkpoint
 
 _UNUSED = ("gardens", "##zq", "日")
 _RANKER = PRESETS["smoke"].dimensions
@@ -62,14 +62,8 @@ def _train(tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path]) -
         )
         shutil.rmtree(tiny.folder("data") / "checkpoint")
         write_checkpoint(tiny.folder("data") / "checkpoint", more=_UNUSED)
-        finetune.run(tiny, _made(tiny.folder("finetune")))
-        distil.run(tiny, _made(tiny.folder("distil")))
+        run_stages(tiny, "finetune", "distil")
         folders[vocabulary] = tiny.folder("distil")
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    return folder
 
 
 def test_unused_pieces_are_removed_from_tokenizer_and_embeddings(trained: dict[str, Path]) -> None:
@@ -207,8 +201,7 @@ def test_texts_of_the_catalogue_are_tokenised_as_before(trained: dict[str, Path]
 def test_pieces_of_texts_outside_the_sample_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distil, "_MAX_TEXTS", 5)
     tiny = job(tmp_path, "--vocabulary", "used", "--students", "static")
-    finetune.run(tiny, _made(tiny.folder("finetune")))
-    distil.run(tiny, _made(tiny.folder("distil")))
+    run_stages(tiny, "finetune", "distil")
     whole, cut = tokens(tiny.folder("data") / "checkpoint"), tokens(tiny.folder("distil"))
     texts = Texts.load(tiny.folder("data"))
     before = pieces(whole.encode(texts.all), facts(tiny))

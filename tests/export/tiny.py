@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from swiftrec.export.config import ExportSettings
 from swiftrec.export.data.dataset import Dataset, Item
 from swiftrec.export.data.text_variants import write_texts
 from swiftrec.export.job import Job
+from swiftrec.export.stages.order import STAGES
 from tests.export.checkpoints import save_bert
 
 _NOUNS = ["river", "night", "garden", "engine", "letter", "winter", "island", "mirror"]
@@ -74,3 +76,12 @@ def job(artifacts: Path, *flags: str, stop_at: int = 0) -> StoppedJob:
     if not made.folder("data").exists():
         write_data(made.folder("data"))
     return made
+
+
+def run_stages(tiny_job: Job, *names: str) -> Path:
+    """Run these stages in order, as the export does; the folder of the last."""
+    modules = {stage.name: stage.module for stage in STAGES}
+    for name in names:
+        tiny_job.folder(name).mkdir(parents=True, exist_ok=True)
+        import_module(modules[name]).run(tiny_job, tiny_job.folder(name))
+    return tiny_job.folder(names[-1])
