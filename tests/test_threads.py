@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
+import swiftrec.benchmarks.__main__ as benchmarks
+import swiftrec.server.__main__ as server
+from swiftrec.benchmarks.floor import FloorSettings
 from swiftrec.benchmarks.microbenchmarks.contention import WAITING, WORK, ContentionSettings, busy_loops, spend
 from swiftrec.export.threads import choose_threads, prepare_threads
 from swiftrec.server.tuning.cores import usable_cores
@@ -74,3 +78,24 @@ def test_affinity_limits_the_cores_when_below_the_quota(tmp_path: Path, monkeypa
     (tmp_path / "cpu.max").write_text("800000 100000")
     (tmp_path / "own").write_text("0::/\n")
     assert usable_cores(tmp_path, tmp_path / "own") == 1
+
+
+def blas_threads(*_settings: object) -> int:
+    """The most that a library may take."""
+    return max(int(library["num_threads"]) for library in threadpool_info() if library["user_api"] == "blas")
+
+
+def test_measuring_tools_have_one_thread_for_blas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(benchmarks._TOOLS, "floor", (FloorSettings, blas_threads))
+    with threadpool_limits(2, "blas"):
+        assert benchmarks.main(["floor"]) == 1
+        assert blas_threads() == 2
+
+
+def test_tuning_has_one_thread_for_blas(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(server, "tune", lambda _settings: seen.append(blas_threads()))
+    monkeypatch.setattr(server, "set_up_logs", lambda _level: None)
+    with threadpool_limits(2, "blas"):
+        assert server.main(["tune", "--bundle", "."]) == 0
+    assert seen == [1]

@@ -1,4 +1,4 @@
-"""The training loop: schedule, best epoch, early stopping, optimisers and resuming, with a model of one weight."""
+"""The training loop with a model of one weight, and the validation of its epochs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from swiftrec.export.data.split import Cases, Split
+from swiftrec.export.models.ranker import LastUser
+from swiftrec.export.models.teacher import Teacher, TextFeatures
 from swiftrec.export.train.curve import Curve
 from swiftrec.export.train.fit import Bar, ParameterGroup, Resume, Schedule, fit, make_optimisers
-from swiftrec.export.train.validation import Validation
+from swiftrec.export.train.validation import Validation, validate
 
 
 class Scripted:
@@ -208,3 +211,26 @@ def test_earlier_state_is_kept_when_killed_during_a_save(tmp_path: Path, monkeyp
         with pytest.raises(SystemExit):
             resume.save({"epoch": 2})
     assert resume.load() == {"epoch": 1}
+
+
+def test_validation_samples_every_nth_of_many_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    users: list[int] = []
+
+    class Counting(LastUser):
+        def forward(self, *args: torch.Tensor) -> torch.Tensor:
+            users.append(len(args[0]))
+            result: torch.Tensor = super().forward(*args)
+            return result
+
+    monkeypatch.setattr("swiftrec.export.train.validation.LastUser", Counting)
+    monkeypatch.setattr("swiftrec.export.train.validation._MIN_USERS", 5)
+    monkeypatch.setattr("swiftrec.export.train.validation._MAX_SCORES", 60)
+    histories, none = [np.arange(3)] * 20, Cases(np.empty(0, np.int64), [], np.empty(0, np.int64))
+    split = Split(histories, np.full(20, 4), none, none)
+    teacher, rows = Teacher(8, 4, 6, 5), torch.randn(2, 6, 8)
+    validate(teacher, TextFeatures(rows, rows[0]), split, 4)
+    assert sum(users) == 2 * 10  # ids and text of every second user: 60 scores are 10 users of 6 items
+    monkeypatch.setattr("swiftrec.export.train.validation._MAX_SCORES", 1_000)
+    users.clear()
+    validate(teacher, TextFeatures(rows, rows[0]), split, 4)
+    assert sum(users) == 2 * 20

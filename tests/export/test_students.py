@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +14,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from tokenizers import Tokenizer as Vocabulary
-from tokenizers.models import WordLevel
 from torch import nn
 
 from swiftrec.export import config
 from swiftrec.export.config import ExportSettings
-from swiftrec.export.data.corruption import corrupt
 from swiftrec.export.data.queries import Phrase
 from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.errors import ExportError
@@ -33,18 +29,26 @@ from swiftrec.export.models.students import StudentShape, drop_layers, load_stud
 from swiftrec.export.models.teacher import Teacher, save_teacher
 from swiftrec.export.models.teacher_files import save_item_vectors
 from swiftrec.export.stages import distil
-from swiftrec.export.train.distillation_data import DistillationData, frequent_words
+from swiftrec.export.train.distillation_data import DistillationData
 from swiftrec.export.train.width_pruning import prune_width
-from swiftrec.server.models.tokenizer import Tokenizer
+from tests.export import tiny
 from tests.export.checkpoints import bert, save_bert
 
 _COLOURS, _THINGS = ("red", "green", "blue", "black"), ("lamp", "chair", "table", "clock", "stone")
+
+
 _WORDS = ["good", "a", *_COLOURS, *_THINGS]
+
+
 _WORDS += [*"abcdefghijklmnopqrstuvwxyz", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")]
+
+
 _TITLES = [f"{colour} {thing}" for colour in _COLOURS for thing in _THINGS]
 
 
 _NO_TOKENIZER: Any = None
+
+
 _NAMES = ("bert3", "bert2x16", "bert1", "static")
 
 
@@ -323,15 +327,6 @@ def test_narrow_student_keeps_the_width_of_heads(job: Job) -> None:
         prune_width(wide, 12, [[2, 5, 3]])
 
 
-def test_noise_is_deterministic_and_always_changes_the_text() -> None:
-    texts = [*_TITLES, "The Shawshank Redemption (1994)", "me", ""]
-    noisy = [corrupt(text, random.Random(n)) for n, text in enumerate(texts)]
-    assert noisy == [corrupt(text, random.Random(n)) for n, text in enumerate(texts)]
-    assert all(new != old for new, old in zip(noisy[:-2], texts[:-2], strict=True))
-    assert noisy[-2:] == ["me", ""]
-    assert len({corrupt("The Shawshank Redemption (1994)", random.Random(n)) for n in range(50)}) > 30
-
-
 def test_narrow_student_of_an_adopted_head_keeps_its_dense_layer() -> None:
     pooling = {"mode": "cls", "width": 24, "activation": "tanh", "with_one": True}
     wide = TextEncoder(bert(60, pooling=pooling), 25).eval()
@@ -347,32 +342,42 @@ def test_narrow_student_of_an_adopted_head_keeps_its_dense_layer() -> None:
     assert torch.equal(student.projection.weight, wide.projection.weight)
 
 
-def test_fillers_are_frequent_words_without_information(tmp_path: Path) -> None:
-    """No word of a text, no negation and nothing that goes with one, also where no phrase has them."""
-    words = ["[PAD]", "house", "drama", "not", "no", "without", "except", "and", "also", "##ing"]
-    vocabulary = Vocabulary(WordLevel({word: n for n, word in enumerate(words)}, unk_token="[PAD]"))
-    vocabulary.save(str(tmp_path / "tokenizer.json"))
-    assert frequent_words(tmp_path / "tokenizer.json", ["A Drama"]) == ["house", "also"]
-    assert "drama" in frequent_words(tmp_path / "tokenizer.json", [])  # control
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A tiny job whose stage `finetune` has run."""
+    tiny_job = tiny.job(tmp_path_factory.mktemp("tuned"))
+    tiny.run_stages(tiny_job, "finetune")
+    return tiny_job
 
 
-def test_fillers_are_inserted_only_into_noisy_texts() -> None:
-    texts = ["river garden"] * 40
-    seen: list[str] = []
+def test_students_train_on_a_sample_of_texts_and_every_phrase_when_texts_are_many(
+    tuned: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = Texts.load(tuned.folder("data"))
+    _, whole = distil._distillation_data(tuned)
+    assert len(whole.texts) == len(texts.all)
+    monkeypatch.setattr("swiftrec.export.stages.distil._MAX_TEXTS", 30)
+    monkeypatch.setattr("swiftrec.export.stages.distil._MAX_ITEMS", 7)
+    _, part = distil._distillation_data(tuned)
+    rest = len(texts.phrases) + len(texts.others)
+    assert (len(part.texts), len(part.rows), len(part.targets), len(part.items)) == (30 + rest, 30 + rest, 30 + rest, 7)
+    assert part.texts[30:] == [*texts.all][-rest:]
+    position = [whole.texts.index(text) for text in part.texts[30:]]
+    torch.testing.assert_close(part.targets[30:], whole.targets[position])
 
-    class Spy(Tokenizer):
-        def encode(self, texts_: Sequence[str]) -> list[list[int]]:
-            seen.extend(texts_)
-            return [[0]] * len(texts_)
 
-    spy = Spy.__new__(Spy)
-    data = DistillationData(
-        texts, [[0]] * 40, spy, torch.ones(40, 4), torch.ones(3, 4), seed=1, fillers=["also", "some"]
-    )
-    data.rows_of_epoch(0, 1.0)
-    filled = [text for text in seen if {"also", "some"} & set(text.split())]
-    assert 20 < len(filled) < 40
-    assert all(len(text.split()) <= 2 + 6 for text in seen)
-    seen.clear()
-    replace(data, fillers=()).rows_of_epoch(0, 1.0)
-    assert not any({"also", "some"} & set(text.split()) for text in seen)
+def test_each_epoch_of_students_reads_another_sample_when_texts_are_many(
+    tuned: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, data = distil._distillation_data(tuned)
+    whole = [data.rows_of_epoch(number, 0.6) for number in range(2)]
+    assert [sorted(rows) for rows in whole] == [[*range(len(data.rows))]] * 2
+    monkeypatch.setattr("swiftrec.export.train.distillation_data.MAX_EPOCH_TEXTS", 20)
+    first, second = ({*data.rows_of_epoch(number, 0.6)} for number in range(2))
+    assert len(first) == len(second) == 20
+    assert first != second
+    batches = [*data.batches(0, 8, 0.6)]
+    assert len(batches) == data.steps(8) == 3
+    targets = torch.cat([target for _, _, target in batches])
+    rows = {tuple(row.tolist()) for row in data.targets[sorted(first)]}
+    assert {tuple(row.tolist()) for row in targets} == rows

@@ -1,16 +1,19 @@
-"""The losses compared with what they estimate, and an ensemble with the teachers that it averages."""
+"""The losses compared with what they estimate, what they sample and fit into memory, and ensembles."""
 
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from swiftrec.export.data.queries import ATTRIBUTE, SIMILAR, Phrase
+from swiftrec.export.config import PRESETS, ExportSettings
+from swiftrec.export.data.queries import ATTRIBUTE, NEGATION, SIMILAR, Phrase
 from swiftrec.export.data.text_variants import TextRows, TextVariant
+from swiftrec.export.errors import ExportError
 from swiftrec.export.models.teacher import Teacher, TextFeatures
 from swiftrec.export.train.ensemble import TeacherEnsemble
 from swiftrec.export.train.fgm import fgm_step
@@ -24,8 +27,10 @@ from swiftrec.export.train.samplers import (
     NegativeSampler,
     Queries,
     QueryKind,
+    QuerySampler,
     Windows,
 )
+from swiftrec.export.train.training_data import negatives_of
 
 _ITEMS = 40
 
@@ -174,3 +179,71 @@ def test_fgm_step_raises_the_loss_and_has_the_length_of_its_strength() -> None:
     assert ((worse - rows) * gradient).sum(1)[[0, 1, 3, 4]].min() > 0
     torch.testing.assert_close((worse - rows).norm(dim=1)[0], 0.1 * rows.norm(dim=1)[0])
     assert torch.equal(worse[2], rows[2])
+
+
+@pytest.mark.parametrize(
+    ("loss", "items", "drawn"), [("auto", 9, None), ("auto", 11, 512), ("softmax", 11, None), ("mse", 9, 512)]
+)
+def test_loss_reads_a_sample_of_a_large_catalogue(
+    loss: str, items: int, drawn: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swiftrec.export.train.training_data.FULL_ITEMS", 10)
+    settings = ExportSettings(_cli_parse_args=["--loss", loss])
+    assert negatives_of(settings, items) == drawn
+
+
+@pytest.mark.parametrize(
+    ("flags", "items", "words"),
+    [
+        (["--batch", "1024"], 20_000, "--loss auto over 20,000 items with --batch 1024 needs 16 GB a step"),
+        (["--batch", "1024", "--loss", "sampled"], 20_000, "use --batch 256 --accumulate 4$"),
+        (["--batch", "1024", "--loss", "sampled"], 1_000_000, "--loss sampled over 1,000,000 items"),
+        (["--batch", "512", "--loss", "mse", "--accumulate", "2"], 20_000, "use --batch 128 --accumulate 8$"),
+        (["--loss", "softmax"], 1_000_000, "needs 12 GB a step.*use --batch 8 --accumulate 2, or --loss auto$"),
+    ],
+)
+def test_step_beyond_memory_is_refused_with_a_batch_that_fits(flags: list[str], items: int, words: str) -> None:
+    with pytest.raises(ExportError, match=words):
+        negatives_of(ExportSettings(_cli_parse_args=flags), items)
+
+
+@pytest.mark.parametrize("loss", ["auto", "softmax", "sampled", "mse"])
+@pytest.mark.parametrize("items", [1_000, 20_000, 300_000])
+def test_advised_batch_fits(loss: str, items: int) -> None:
+    flags = ["--loss", loss, "--batch", "100000", "--teachers", "3"]
+    with pytest.raises(ExportError) as caught:
+        negatives_of(ExportSettings(_cli_parse_args=flags), items)
+    result = re.search(r"use --batch (\d+) --accumulate (\d+)", str(caught.value))
+    assert result
+    batch, accumulate = map(int, result.groups())
+    assert batch * accumulate >= 100_000
+    flags[3] = str(batch)
+    negatives_of(ExportSettings(_cli_parse_args=flags), items)
+
+
+def test_loss_auto_samples_negatives_when_all_items_do_not_fit() -> None:
+    fits, does_not = (["--batch", batch, "--teachers", "3"] for batch in ("32", "220"))
+    assert negatives_of(ExportSettings(_cli_parse_args=fits), 20_000) is None
+    assert negatives_of(ExportSettings(_cli_parse_args=does_not), 20_000) == 512
+
+
+def test_preset_scores_all_items_of_a_catalogue_up_to_20_000() -> None:
+    for preset in PRESETS:
+        assert negatives_of(ExportSettings(preset=preset, _cli_parse_args=[]), 20_000) is None
+
+
+def test_queries_match_their_target() -> None:
+    phrases = [
+        Phrase("a", [0, 2]),
+        Phrase("b", np.array([2], np.int32)),
+        Phrase("c", [3], NEGATION),
+        Phrase("like 2", [2], SIMILAR),
+    ]
+    drawn = QuerySampler([np.array([1, 0, 2, 3])], phrases, TextRows(5, 4)).draw(2_000, np.random.default_rng(0))
+    phrase, way = (drawn.text - 4 * 5).tolist(), (drawn.text // 5).tolist()
+    targets = drawn.target.tolist()
+    assert {(w, p) for w, p in zip(targets, phrase, strict=True) if p >= 0} == {(0, 0), (2, 0), (2, 1), (3, 2), (3, 3)}
+    assert {*way} == {TextVariant.TITLE_WORDS, TextVariant.DROPPED, 4}
+    assert all(t % 5 == w for t, w, p in zip(drawn.text.tolist(), targets, phrase, strict=True) if p < 0)
+    lengths = [n for n, p in zip(drawn.lengths.tolist(), phrase, strict=True) if p == 3]
+    assert {*lengths} == {0}  # "like 2" asks for what came after 2, and is all that is known

@@ -1,15 +1,24 @@
-"""Synonyms from the catalogue: words in the same contexts only; the same seed gives the same text."""
+"""Corrupted texts: noise, fillers and synonyms; the same seed gives the same text."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
+from tokenizers import Tokenizer as Vocabulary
+from tokenizers.models import WordLevel
 
 from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.corruption import corrupt
 from swiftrec.export.data.synonyms import learn, replaced
 from swiftrec.export.data.text_variants import Texts
+from swiftrec.export.train.distillation_data import DistillationData, frequent_words
 from swiftrec.export.train.training_data import augmented
+from swiftrec.server.models.tokenizer import Tokenizer
 
 _THINGS, _COLOURS = ("river", "garden", "engine", "letter"), ("crimson", "scarlet")
 
@@ -67,3 +76,43 @@ def test_corrupted_copies_have_synonyms_only_with_the_flag(texts: list[str]) -> 
 def test_synonyms_without_augment_are_refused() -> None:
     with pytest.raises(ValueError, match="synonyms needs copies"):
         ExportSettings(_cli_parse_args=["--synonyms", "0.2"])
+
+
+def test_noise_is_deterministic_and_always_changes_the_text() -> None:
+    texts = ["red lamp", "black stone", "The Shawshank Redemption (1994)", "me", ""]
+    noisy = [corrupt(text, random.Random(n)) for n, text in enumerate(texts)]
+    assert noisy == [corrupt(text, random.Random(n)) for n, text in enumerate(texts)]
+    assert all(new != old for new, old in zip(noisy[:-2], texts[:-2], strict=True))
+    assert noisy[-2:] == ["me", ""]
+    assert len({corrupt("The Shawshank Redemption (1994)", random.Random(n)) for n in range(50)}) > 30
+
+
+def test_fillers_are_frequent_words_without_information(tmp_path: Path) -> None:
+    """No word of a text, no negation and nothing that goes with one, also where no phrase has them."""
+    words = ["[PAD]", "house", "drama", "not", "no", "without", "except", "and", "also", "##ing"]
+    vocabulary = Vocabulary(WordLevel({word: n for n, word in enumerate(words)}, unk_token="[PAD]"))
+    vocabulary.save(str(tmp_path / "tokenizer.json"))
+    assert frequent_words(tmp_path / "tokenizer.json", ["A Drama"]) == ["house", "also"]
+    assert "drama" in frequent_words(tmp_path / "tokenizer.json", [])  # control
+
+
+def test_fillers_are_inserted_only_into_noisy_texts() -> None:
+    texts = ["river garden"] * 40
+    seen: list[str] = []
+
+    class Spy(Tokenizer):
+        def encode(self, texts_: Sequence[str]) -> list[list[int]]:
+            seen.extend(texts_)
+            return [[0]] * len(texts_)
+
+    spy = Spy.__new__(Spy)
+    data = DistillationData(
+        texts, [[0]] * 40, spy, torch.ones(40, 4), torch.ones(3, 4), seed=1, fillers=["also", "some"]
+    )
+    data.rows_of_epoch(0, 1.0)
+    filled = [text for text in seen if {"also", "some"} & set(text.split())]
+    assert 20 < len(filled) < 40
+    assert all(len(text.split()) <= 2 + 6 for text in seen)
+    seen.clear()
+    replace(data, fillers=()).rows_of_epoch(0, 1.0)
+    assert not any({"also", "some"} & set(text.split()) for text in seen)
