@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,8 @@ from swiftrec.export.train.pretrained import take_pretrained
 from swiftrec.server.models.bundle import SENTENCES, load_bundle
 from swiftrec.server.models.networks import EventKind
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
-from tests.conftest import ROOT
 from tests.export.checkpoints import HIDDEN, WORDS, save_model, save_sentence_transformer
+from tests.export.command import run_export
 from tests.server.support.process import serving
 
 _ITEMS = [Item(f"i{n}", f"{word} lamp", f"{word} lamp, soft", {"kind": [word]}) for n, word in enumerate(WORDS)]
@@ -202,9 +201,8 @@ def write_data(folder: Path, *, events: int = 0) -> None:
 
 
 def export(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "swiftrec.export", "--name", "own", "--artifacts", str(folder / "artifacts")]
-    command += ["--data", str(folder / "data"), "--checkpoint", str(folder / "checkpoint"), *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    folders = ["--data", str(folder / "data"), "--checkpoint", str(folder / "checkpoint")]
+    return run_export("--name", "own", "--artifacts", str(folder / "artifacts"), *folders, *flags)
 
 
 def test_bundle_of_a_classifier_without_interactions_ranks_by_its_logits(tmp_path: Path) -> None:

@@ -24,14 +24,14 @@ from swiftrec.export.data.scan import LoadOptions
 from swiftrec.export.errors import DataError
 from tests.conftest import ROOT
 from tests.export.catalogues import write_catalogue
+from tests.export.command import run_export
 
 _ITEMS = 200_000
 _MAX_MB = {"csv": 90, "parquet": 190}  # measured: 61 and 135, of which about 75 are Arrow's buffers
 
 
 def doctor(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "swiftrec.export", "doctor", str(folder)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return run_export("doctor", str(folder))
 
 
 def test_doctor_prints_figures_of_sound_data(tmp_path: Path) -> None:
@@ -254,8 +254,7 @@ def test_column_with_a_blank_is_quoted_in_the_suggestion(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("given", ["movieId", "id=movieId", "item_id="])
 def test_malformed_column_flag_is_refused(tmp_path: Path, given: str) -> None:
-    command = [sys.executable, "-m", "swiftrec.export", "doctor", str(tmp_path), "--column", given]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    result = run_export("doctor", str(tmp_path), "--column", given)
     assert result.returncode == 2
     assert f"{given!r} is not NAME=COLUMN, where NAME is one of item_id, text, title, user_id" in result.stderr
     assert len(result.stderr.splitlines()) == 1

@@ -29,6 +29,7 @@ from swiftrec.server.pipeline.engine import EngineOptions
 from swiftrec.server.pipeline.recommender import Recommender
 from tests.conftest import ROOT
 from tests.export.checkpoints import save_bert
+from tests.export.command import run_export
 from tests.server.support.process import serving
 
 _WORDS = ["red", "green", "blue", "small", "large", "round", "flat", "soft", "lamp", "chair", "table", "vase"]
@@ -50,23 +51,24 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(own: Path, artifacts: str = "artifacts", seed: int = 7) -> list[str]:
+def flags_of(own: Path, artifacts: str = "artifacts", seed: int = 7) -> list[str]:
     flags = ["--preset", "smoke", "--name", "own", "--artifacts", str(own / artifacts), "--seed", str(seed)]
     flags += ["--backbone-layers", "1", "--int8-target", "avx2"]
     flags += ["--data", str(own / "data"), "--checkpoint", str(own / "bert")]
     flags += ["--vocabulary", "used", "--students", "bert1,bert1x32,static"]
-    return [sys.executable, "-m", "swiftrec.export", *flags, "--allow-lossy"]
+    return [*flags, "--allow-lossy"]
 
 
 def test_killed_export_resumes_to_a_bundle_that_serves(own: Path) -> None:
-    with subprocess.Popen(command(own), cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "swiftrec.export", *flags_of(own)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         next(line for line in process.stderr if "distil" in line)  # the stage has begun
         process.send_signal(signal.SIGKILL)
     stages = own / "artifacts" / ".stages" / "own"
     before = (stages / "finetune" / "stage.json").stat().st_mtime_ns
     assert not (stages / "distil").exists()
-    subprocess.run(command(own), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
     assert (stages / "finetune" / "stage.json").stat().st_mtime_ns == before
     with serving(own / "artifacts" / "own") as server:
         reply = server.stub.Recommend(pb.RecommendRequest(query="a good red lamp", top_k=3), timeout=10)
@@ -83,14 +85,14 @@ def test_killed_export_resumes_to_a_bundle_that_serves(own: Path) -> None:
     assert answered.shape == (2, 32)  # what the ranker reads, not the sentence half behind it
     np.testing.assert_allclose(np.linalg.norm(answered, axis=1), 1, atol=1e-5)
     assert bundle.manifest.quality["pieces"] == {"kept": 18, "total": 18}  # whole words alone: none could be spelled
-    subprocess.run(command(own), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    assert run_export(*flags_of(own)).returncode == 0
     assert not (own / "artifacts" / "own" / "2").exists()  # nothing that is done is done twice
 
 
 def test_export_names_every_reason_when_no_variant_passes_its_gates(
     own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = [flag for flag in command(own)[3:] if flag != "--allow-lossy"]
+    flags = [flag for flag in flags_of(own) if flag != "--allow-lossy"]
     job = Job(ExportSettings(_cli_parse_args=flags))
     monkeypatch.setattr(
         "swiftrec.export.evaluate.selection.QUALITY", QualityThresholds(shipped={"overlap": 1.1}, default={})
@@ -109,7 +111,7 @@ def test_bundle_with_other_results_is_refused(own: Path) -> None:
 
 def made(own: Path, artifacts: str, seed: int) -> dict[str, str]:
     """SHA-256 of each file of the bundle without speeds or date in it; a missing bundle is exported."""
-    subprocess.run(command(own, artifacts, seed), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    assert run_export(*flags_of(own, artifacts, seed)).returncode == 0
     files = load_bundle(own / artifacts / "own").manifest.files
     return {name: sha256 for name, sha256 in files.items() if name not in ("MODEL_CARD.md", "report.html")}
 

@@ -29,8 +29,7 @@ from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServi
 from swiftrec.server.pipeline.engine import EngineOptions
 from swiftrec.server.probe import probe, try_bundle
 from tests.server.support import bundles, small
-from tests.server.test_endpoint import connect, running
-from tests.server.test_swap import Askers, add_version, serving
+from tests.server.support.apps import Clients, add_version, connect, running, serving
 from tests.until import LONG
 
 _MUTATIONS = 500
@@ -60,7 +59,7 @@ def test_500_mutated_files_are_refused_by_name_and_the_old_version_keeps_serving
     good = add_version(bundle, tmp_path, 2)
     names = sorted([*load_bundle(good).manifest.files, MANIFEST])
     contents = {name: (good / name).read_bytes() for name in names}
-    with serving([tmp_path / "swapped" / "1"]) as app, Askers(app.port, 1) as askers:
+    with serving([tmp_path / "swapped" / "1"]) as app, Clients(app.port, 1) as clients:
         for n in range(_MUTATIONS):
             name = names[n % len(names)]
             others = [data for other, data in contents.items() if other != name]
@@ -74,8 +73,8 @@ def test_500_mutated_files_are_refused_by_name_and_the_old_version_keeps_serving
             assert name in str(caught.value), (n, name, str(caught.value))
             bundles.replace(good / name, contents[name])
             assert [entry.is_ready for entry in app.registry.index()] == [True, False]
-        assert (askers.wrong, askers.versions) == ([], {1})
-        assert askers.answers > _MUTATIONS / 2
+        assert (clients.wrong, clients.versions) == ([], {1})
+        assert clients.answers > _MUTATIONS / 2
         app.registry.load("swapped", 2)  # restored, it loads
         assert [entry.is_ready for entry in app.registry.index()] == [True, True]
 

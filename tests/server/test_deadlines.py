@@ -31,7 +31,7 @@ from swiftrec.server.telemetry.metrics import BundleRecorder, Metrics
 from swiftrec.server.ticket import Reply, Ticket
 from swiftrec.server.worker.call import WorkerCall
 from swiftrec.server.worker.worker import Worker
-from tests.server.test_isolation import Bench, bench
+from tests.server.support.gated import Bench, bench
 from tests.until import LONG, until
 
 _RECOMMEND = "/swiftrec.v1.RecommenderService/Recommend"

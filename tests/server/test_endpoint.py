@@ -5,8 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,11 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 
 from swiftrec.server.app import App
-from swiftrec.server.config import ServerSettings
 from swiftrec.server.front import aio_call, grpc_adapter
-from swiftrec.server.models.bundle import RANKER
-from swiftrec.server.models.session import Session
 from swiftrec.server.pb.swiftrec.v1 import encoder_pb2 as pb
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2
 from tests.server.support import small
+from tests.server.support.apps import connect, running
 from tests.server.support.http2 import Peer
 from tests.until import LONG, until
 
@@ -31,26 +27,6 @@ pytestmark = pytest.mark.usefixtures("each_front")
 _CALLS = 200
 _UNARY = "/swiftrec.v1.EncoderService/Encode"
 _REQUEST = pb.EncodeRequest(texts=["film"]).SerializeToString()
-
-
-@contextmanager
-def running(folder: Path, **given: object) -> Iterator[App]:
-    """A server of a small bundle."""
-
-    def open_session(path: Path, _device: str, _threads: int) -> Session:
-        return small.TinyRanker() if path.name == RANKER else small.TinyEncoder()
-
-    plain = {"bundle": small.write_bundle(folder / "1"), "port": 0, "metrics_port": 0, "sessions": 1}
-    app = App(ServerSettings.model_validate(plain | given), open_session=open_session)
-    app.start()
-    try:
-        yield app
-    finally:
-        app.stop()
-
-
-def connect(app: App) -> grpc.Channel:
-    return grpc.insecure_channel(f"127.0.0.1:{app.port}", [("grpc.use_local_subchannel_pool", 1)])
 
 
 def test_calls_that_arrived_before_the_stop_are_answered(tmp_path: Path) -> None:

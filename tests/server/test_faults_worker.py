@@ -30,11 +30,11 @@ from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from swiftrec.server.pipeline.request_state import RequestState
+from tests.server.support.apps import add_version
+from tests.server.support.gated import Bench, bench, refused_of
+from tests.server.support.gated import code as code_of
 from tests.server.support.secure import CHECK, code, connected
-from tests.server.test_isolation import Bench, bench, refused_of
-from tests.server.test_isolation import code as code_of
 from tests.server.test_observability import Page
-from tests.server.test_swap import add_version
 from tests.until import LONG, until
 
 _GUILTY = 7  # top_k of the request that fails, or that a stage is held for

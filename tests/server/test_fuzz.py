@@ -27,10 +27,10 @@ from tests.server.fuzz.faulty import confused
 from tests.server.fuzz.mutators import Cases
 from tests.server.fuzz.seeds import seeds
 from tests.server.support import http2
+from tests.server.support.apps import running
 from tests.server.support.http2 import Peer
 from tests.server.support.process import serving
 from tests.server.support.secure import Identity, connected
-from tests.server.test_endpoint import running
 from tests.until import LONG, until
 
 _RECOMMEND = "/swiftrec.v1.RecommenderService/Recommend"

@@ -29,9 +29,9 @@ from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import (
 )
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from tests.server.support import bundles
+from tests.server.support.apps import add_version, serving
 from tests.server.support.secure import connected
 from tests.server.support.secure import serving as serving_app
-from tests.server.test_swap import add_version, serving
 from tests.until import LONG
 
 _ASKS: tuple[Callable[..., Any], ...] = (

@@ -25,8 +25,8 @@ from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import Event, RecommendRequest
 from tests.files import put
+from tests.server.support.gated import bench, code, refused_of
 from tests.server.support.secure import CHECK, ENCODE, TOKEN, WATCH, bearer, connected, serving
-from tests.server.test_isolation import bench, code, refused_of
 from tests.server.test_open_inference import text_input
 from tests.until import LONG, until
 

@@ -23,8 +23,8 @@ from swiftrec.server.pipeline.recommender import Recommender
 from swiftrec.server.tuning import tune
 from swiftrec.server.tuning.tuned import read_tuned
 from tests.server.support import bundles
+from tests.server.support.apps import serving
 from tests.server.support.small import ask
-from tests.server.test_swap import serving
 
 _TITLE = "Toy Story (1995)"
 _OPTIONS = EngineOptions(sessions=1)

@@ -28,9 +28,9 @@ from swiftrec.server.worker.loop import WorkerThread
 from swiftrec.server.worker.methods import recommender_methods
 from swiftrec.server.worker.worker import Worker
 from tests.server.support import small
+from tests.server.support.apps import connect, running
 from tests.server.support.held import hold_steps
 from tests.server.support.workers import BATCH_RECOMMEND, ENCODE, RECOMMEND, SmallEngine
-from tests.server.test_endpoint import connect, running
 from tests.until import LONG, until
 
 R = TypeVar("R")

@@ -33,8 +33,8 @@ from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServi
 from swiftrec.server.worker.loop import WorkerThread
 from tests.conftest import ROOT
 from tests.server.support import faulty, small
+from tests.server.support.apps import connect, running
 from tests.server.support.held import hold_steps
-from tests.server.test_endpoint import connect, running
 from tests.until import LONG, until
 
 

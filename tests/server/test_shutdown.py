@@ -28,8 +28,8 @@ from swiftrec.server.pb.swiftrec.v1 import encoder_pb2 as pb
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
 from tests.conftest import ROOT
+from tests.server.support.gated import Bench, bench, code
 from tests.server.support.process import Server, server_command, serving
-from tests.server.test_isolation import Bench, bench, code
 from tests.until import LONG, until
 
 

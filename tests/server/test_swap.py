@@ -8,108 +8,29 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from swiftrec.benchmarks.null_server import NullSession
 from swiftrec.server.app import App
-from swiftrec.server.config import ServerSettings
 from swiftrec.server.errors import BundleError, NotFound
 from swiftrec.server.models.bundle import Bundle
-from swiftrec.server.models.session import Session
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from tests.files import put
 from tests.server.support import bundles
+from tests.server.support.apps import SWAPPED, Clients, add_version, connect, running, serving
 from tests.server.support.held import hold_steps
 from tests.server.support.secure import ENCODE, UNAUTHENTICATED, bearer, code
-from tests.server.test_endpoint import connect, running
 from tests.until import LONG, until
 
 _SWAPS = 100
 
 
-_NAME = "swapped"
-
-
-def add_version(bundle: Bundle, repository: Path, version: int, name: str = _NAME, *, light: bool = True) -> Path:
-    """A version whose every title ends with "v1", "v2", ..."""
-    folder = bundles.copy(bundle, repository / name / str(version), light=light)
-    bundles.mark_titles(folder, f"v{version}")
-    bundles.seal(folder, version, name)
-    return folder
-
-
 def session_threads() -> int:
     return sum(thread.name.startswith("model") for thread in threading.enumerate())
-
-
-def stub(path: Path, _device: str, _threads: int) -> Session:
-    return NullSession.of(path, 0.0)
-
-
-@contextmanager
-def serving(paths: list[Path], repository: Path | None = None, *, is_stub: bool = True) -> Iterator[App]:
-    settings = ServerSettings(
-        bundle=paths,
-        repository=repository,
-        port=0,
-        metrics_port=0,
-        cache_mb=0,
-        default_timeout_ms=30_000,  # as the clients'
-        _cli_parse_args=[],
-    )
-    app = App(settings, open_session=stub) if is_stub else App(settings)
-    app.start()
-    try:
-        yield app
-    finally:
-        app.stop()
-
-
-class Askers:
-    """Threads that ask without a pause and keep what is wrong with the answers."""
-
-    def __init__(self, port: int, number: int) -> None:
-        self.wrong: list[str] = []
-        self.versions: set[int] = set()
-        self.answers = 0
-        self._over = threading.Event()
-        self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._ask, args=(port, n)) for n in range(number)]
-
-    def __enter__(self) -> Askers:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self, port: int, seed: int) -> None:
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            client, n = RecommenderServiceStub(channel), 0
-            while not self._over.is_set():
-                n += 1
-                request = pb.RecommendRequest(query=f"text {seed} {n}", history=[pb.Event(item_id="50")])
-                try:
-                    self._check(client.Recommend(request, timeout=30))
-                except grpc.RpcError as error:
-                    self.wrong.append(str(error))
-
-    def _check(self, reply: pb.RecommendResponse) -> None:
-        marks = {item.title.rpartition(" ")[2] for item in reply.items}
-        with self._lock:
-            self.answers += 1
-            self.versions.add(reply.version)
-            if marks != {f"v{reply.version}"}:
-                self.wrong.append(f"version {reply.version} with titles of {marks}")
 
 
 def test_bundle_swaps_under_load_fail_no_request_and_mix_no_versions(
@@ -117,17 +38,17 @@ def test_bundle_swaps_under_load_fail_no_request_and_mix_no_versions(
 ) -> None:
     add_version(bundle, tmp_path, 1)
     monkeypatch.setattr("swiftrec.server.app.probe", lambda *_: None)  # its own process is tested below
-    with serving([tmp_path / _NAME]) as app:
+    with serving([tmp_path / SWAPPED]) as app:
         threads = session_threads()
         engines = [weakref.ref(engine) for engine in app.registry.ready()]
-        with Askers(app.port, 2) as askers:
+        with Clients(app.port, 2) as clients:
             for version in range(2, _SWAPS + 2):
                 add_version(bundle, tmp_path, version)
-                app.registry.load(_NAME)
+                app.registry.load(SWAPPED)
                 engines += [weakref.ref(engine) for engine in app.registry.ready()]
-        assert askers.wrong == []
-        assert len(askers.versions) > _SWAPS / 2
-        assert askers.answers > _SWAPS
+        assert clients.wrong == []
+        assert len(clients.versions) > _SWAPS / 2
+        assert clients.answers > _SWAPS
         assert [entry.version for entry in app.registry.index() if entry.is_ready] == [_SWAPS + 1]
         gc.collect()
         assert sum(ref() is not None for ref in engines) == 1  # the old ones are gone
@@ -136,19 +57,19 @@ def test_bundle_swaps_under_load_fail_no_request_and_mix_no_versions(
 
 def test_bundle_is_tried_in_a_separate_process_before_a_swap(bundle: Bundle, tmp_path: Path) -> None:
     add_version(bundle, tmp_path, 1, light=False)
-    with serving([tmp_path / _NAME], is_stub=False) as app, Askers(app.port, 2) as askers:
+    with serving([tmp_path / SWAPPED], is_stub=False) as app, Clients(app.port, 2) as clients:
         add_version(bundle, tmp_path, 2, light=False)
-        app.registry.load(_NAME)
+        app.registry.load(SWAPPED)
         bad = add_version(bundle, tmp_path, 3, light=False)
         bundles.replace(bad / "ranker.onnx", bundles.stand_in("no model"))
         bundles.seal(bad, 3)
         with pytest.raises(BundleError, match=r"ranker\.onnx: ONNX Runtime cannot load it"):
-            app.registry.load(_NAME)
+            app.registry.load(SWAPPED)
         index = {entry.version: entry for entry in app.registry.index()}
         assert [index[n].is_ready for n in (1, 2, 3)] == [False, True, False]
         assert "ranker.onnx" in index[3].reason
-    assert askers.wrong == []
-    assert askers.versions == {1, 2}
+    assert clients.wrong == []
+    assert clients.versions == {1, 2}
 
 
 def test_versions_and_bundles_serve_side_by_side(
@@ -169,11 +90,14 @@ def test_versions_and_bundles_serve_side_by_side(
             reply = client.Recommend(pb.RecommendRequest(query="x", bundle=name, version=version), timeout=30)
             return reply.bundle, reply.version
 
-        assert (requested(), requested("other"), requested(version=1)) == ((_NAME, 1), ("other", 5), (_NAME, 1))
+        assert (requested(), requested("other"), requested(version=1)) == ((SWAPPED, 1), ("other", 5), (SWAPPED, 1))
         with pytest.raises(grpc.RpcError):
             requested(version=2)
-        app.registry.load(_NAME, 2)
-        assert (requested(), requested(version=2)) == ((_NAME, 1), (_NAME, 2))  # pinned stays what is meant by default
+        app.registry.load(SWAPPED, 2)
+        assert (requested(), requested(version=2)) == (
+            (SWAPPED, 1),
+            (SWAPPED, 2),
+        )  # pinned stays what is meant by default
         app.registry.load("third")
         assert requested("third") == ("third", 7)
         app.registry.unload("third")
@@ -185,7 +109,7 @@ def test_versions_and_bundles_serve_side_by_side(
             app.registry.load("../other")
         batch = [pb.RecommendRequest(query="x", bundle=name) for name in ("other", "", "none", "other")]
         results = client.BatchRecommend(pb.BatchRecommendRequest(requests=batch), timeout=30).results
-        assert [r.response.bundle or "error" for r in results] == ["other", _NAME, "error", "other"]
+        assert [r.response.bundle or "error" for r in results] == ["other", SWAPPED, "error", "other"]
 
 
 _DAY_S = 86_400.0
