@@ -31,10 +31,10 @@ def test_waiting_for_a_preempted_thread_uses_no_cpu_time(tmp_path: Path) -> None
 
 
 def test_variables_set_by_the_user_are_kept() -> None:
-    own = {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "ACTIVE"}
-    environment = dict(own)
+    given = {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "ACTIVE"}
+    environment = dict(given)
     choose_threads(environment)
-    assert environment == own
+    assert environment == given
 
 
 def test_threads_cannot_be_configured_after_torch_was_imported(monkeypatch: pytest.MonkeyPatch) -> None:

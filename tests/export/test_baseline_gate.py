@@ -103,9 +103,9 @@ def test_cold_task_is_compared_at_an_equal_share_of_new_items() -> None:
 def test_group_below_popularity_is_reported_only_when_significant() -> None:
     """Of the first half of the cases everything is found by the other, of the second half about as much."""
     half = np.arange(_CASES) < _CASES // 2
-    own, other = (RankedCases(np.where(half, first, hits(0.4, shift).ranks), np.zeros((_CASES, 10), np.int64))
+    ranked_cases, other = (RankedCases(np.where(half, first, hits(0.4, shift).ranks), np.zeros((_CASES, 10), np.int64))
                   for first, shift in ((50, 0), (0, 30)))  # fmt: skip
-    answers = {"own": {"ids": own, "query": own}, "popularity": {"ids": other, "query": other}}
+    answers = {"own": {"ids": ranked_cases, "query": ranked_cases}, "popularity": {"ids": other, "query": other}}
     members = {("gender", "F"): half, ("gender", "M"): ~half}
     result = compare_groups("own", "popularity", answers, members, 1)
     assert [(element.task, element.group, element.cases, element.loses) for element in result] == [

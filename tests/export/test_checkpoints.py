@@ -104,8 +104,8 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, monkeypatch: pytest.M
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
     code = f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\nclass Own: pass\n"
     (folder / "own.py").write_text(code)
-    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}
-    (folder / "tokenizer_config.json").write_text(json.dumps(own))
+    foreign_class = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(foreign_class))
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # the answer to a question of transformers
     with pytest.raises(CheckpointError, match=r"(?s)no tokenizer .* put its tokenizer.json there"):
         converted(folder)

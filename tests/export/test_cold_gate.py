@@ -117,16 +117,16 @@ def test_offset_is_the_best_for_the_share(seed: int, step: int) -> None:
         shifted[:, new_items.positions] += np.float32(offset)
         return abs(new_items.share_in(rank(sliced(shifted), new_items.warm, 20)) - new_items.share)
 
-    own = distance(offset_for(sliced(result), new_items))
-    assert own <= min(distance(offset) for offset in np.arange(-15, 15, 0.25) + 0.125) + 1e-9
+    chosen_distance = distance(offset_for(sliced(result), new_items))
+    assert chosen_distance <= min(distance(offset) for offset in np.arange(-15, 15, 0.25) + 0.125) + 1e-9
 
 
 def test_offset_does_not_depend_on_the_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = adjust(*ranked(3.0), NEW_ITEMS)
+    unsliced = adjust(*ranked(3.0), NEW_ITEMS)
     monkeypatch.setattr(metrics, "_CELLS", 7 * _ITEMS)
     parts = adjust(*ranked(3.0), NEW_ITEMS)
-    assert (whole.offset, whole.share) == (parts.offset, parts.share)
-    assert (whole.cold.ranks == parts.cold.ranks).all()
+    assert (unsliced.offset, unsliced.share) == (parts.offset, parts.share)
+    assert (unsliced.cold.ranks == parts.cold.ranks).all()
 
 
 def test_constant_scores_and_short_lists_are_adjusted() -> None:
@@ -179,12 +179,12 @@ def test_popularity_is_added_to_the_cosine() -> None:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     """A tiny teacher with its static student, up to stage `verify`; one item is kept from training."""
-    made = job(tmp_path_factory.mktemp("tiny"), "--students", "static", "--allow-lossy")
+    tiny_job = job(tmp_path_factory.mktemp("tiny"), "--students", "static", "--allow-lossy")
     often = [np.roll(np.arange(24, dtype=np.int64), -user)[:20] for user in range(24)]
     users = [{"gender": "F" if user % 2 else "M"} for user in range(24)]
-    replace(dataset(), histories=often, users=users).save(made.folder("data"))
-    run_stages(made, "finetune", "blend", "distil", "onnx", "quantise")
-    return made
+    replace(dataset(), histories=often, users=users).save(tiny_job.folder("data"))
+    run_stages(tiny_job, "finetune", "blend", "distil", "onnx", "quantise")
+    return tiny_job
 
 
 @pytest.fixture(scope="module")

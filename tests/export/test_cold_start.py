@@ -77,18 +77,21 @@ def village(unsaid: float = 1.0) -> Village:
 
 
 def test_mapped_vectors_of_cold_items_are_near_their_trained_ones() -> None:
-    made = village()
-    true, mapped = made.items[~made.has_events][:, 1:], made.mapped()[:, 1:]  # texts do not tell the popularity
+    example = village()
+    true, mapped = (
+        example.items[~example.has_events][:, 1:],
+        example.mapped()[:, 1:],
+    )  # texts do not tell the popularity
     errors = ((true - mapped) ** 2).sum() / ((true - true.mean(0)) ** 2).sum()
     assert errors < 0.1
 
 
 def test_mapped_cold_items_are_recommended_as_often_as_trained_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = village()
-    targets, result = made.share(made.items[~made.has_events]), made.share(made.mapped())
+    example = village()
+    targets, result = example.share(example.items[~example.has_events]), example.share(example.mapped())
     assert 0.7 < result / targets < 1.4
     monkeypatch.setattr(cold_start, "boost_vector", lambda users: np.zeros(users.shape[1], np.float32))
-    assert made.share(made.mapped()) / targets < 0.6  # control: the map alone draws everything towards the mean
+    assert example.share(example.mapped()) / targets < 0.6  # control: the map alone draws everything towards the mean
 
 
 def test_strength_depends_on_the_information_in_texts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,17 +105,17 @@ def test_strength_depends_on_the_information_in_texts(monkeypatch: pytest.Monkey
 
 
 def test_only_the_texts_of_cold_items_are_read() -> None:
-    made = village()
-    hidden = made.items.copy()
-    hidden[~made.has_events] = np.nan
-    np.testing.assert_array_equal(replace(made, items=hidden).mapped(), made.mapped())
+    example = village()
+    hidden = example.items.copy()
+    hidden[~example.has_events] = np.nan
+    np.testing.assert_array_equal(replace(example, items=hidden).mapped(), example.mapped())
 
 
 def test_target_is_never_masked() -> None:
-    made = village()
-    again = [np.append(h, w) for h, w in zip(made.users.masked, made.users.targets, strict=True)]
-    mapped = replace(made, users=replace(made.users, masked=again)).mapped()
-    np.testing.assert_allclose(mapped, made.mapped(), atol=1e-5)
+    example = village()
+    again = [np.append(h, w) for h, w in zip(example.users.masked, example.users.targets, strict=True)]
+    mapped = replace(example, users=replace(example.users, masked=again)).mapped()
+    np.testing.assert_allclose(mapped, example.mapped(), atol=1e-5)
 
 
 def test_targets_without_training_events_are_left_out() -> None:
@@ -125,65 +128,65 @@ def test_targets_without_training_events_are_left_out() -> None:
 
 
 def test_items_with_interactions_are_mapped_by_a_fit_without_them() -> None:
-    made = village()
-    every = made.every()
-    assert every.vectors.shape == made.items.shape
+    example = village()
+    every = example.every()
+    assert every.vectors.shape == example.items.shape
     assert every.vectors.dtype == np.float32
-    assert (every.folds[~made.has_events] == -1).all()
-    assert {*every.folds[made.has_events].tolist()} == {*range(FOLDS)}
-    changed = int(np.flatnonzero(made.has_events)[0])
-    moved = made.items.copy()
+    assert (every.folds[~example.has_events] == -1).all()
+    assert {*every.folds[example.has_events].tolist()} == {*range(FOLDS)}
+    changed = int(np.flatnonzero(example.has_events)[0])
+    moved = example.items.copy()
     moved[changed] += 50  # changes the map of every fold but its own
-    result = replace(made, items=moved).every()
+    result = replace(example, items=moved).every()
     same = every.folds == every.folds[changed]
     map_only = result.vectors - every.vectors
-    assert np.abs(map_only[same] - map_only[changed]).max() < np.abs(map_only[made.has_events & ~same]).max()
+    assert np.abs(map_only[same] - map_only[changed]).max() < np.abs(map_only[example.has_events & ~same]).max()
 
 
 def test_saved_vectors_are_read_back(tmp_path: Path) -> None:
-    made = village().every()
+    example = village().every()
     assert ColdVectors.load(tmp_path) is None
-    made.save(tmp_path)
+    example.save(tmp_path)
     result = ColdVectors.load(tmp_path)
     assert result is not None
-    np.testing.assert_array_equal(result.vectors, made.vectors)
-    np.testing.assert_array_equal(result.folds, made.folds)
-    assert result.cold_map == made.cold_map == ColdMap.load(tmp_path)
+    np.testing.assert_array_equal(result.vectors, example.vectors)
+    np.testing.assert_array_equal(result.folds, example.folds)
+    assert result.cold_map == example.cold_map == ColdMap.load(tmp_path)
 
 
 def test_retrained_ranker_keeps_the_chosen_strength_and_boost() -> None:
-    made = village()
-    every, users = made.every(), made.users.vectors
+    example = village()
+    every, users = example.every(), example.users.vectors
     assert every.cold_map is not None
-    again = map_cold_items_again(made.read, made.items, made.has_events, users, every.cold_map)
-    np.testing.assert_allclose(again, every.vectors[~made.has_events], atol=1e-4)
+    again = map_cold_items_again(example.read, example.items, example.has_events, users, every.cold_map)
+    np.testing.assert_allclose(again, every.vectors[~example.has_events], atol=1e-4)
     higher = replace(every.cold_map, boost=every.cold_map.boost + 1)
-    raised = map_cold_items_again(made.read, made.items, made.has_events, users, higher)
+    raised = map_cold_items_again(example.read, example.items, example.has_events, users, higher)
     np.testing.assert_allclose((raised - again) @ users.T, 1, atol=0.05)
     weaker = map_cold_items_again(
-        made.read, made.items, made.has_events, users, replace(every.cold_map, strength=100.0)
+        example.read, example.items, example.has_events, users, replace(every.cold_map, strength=100.0)
     )
     assert weaker.std(0).max() < again.std(0).max() / 10
 
 
 def test_no_map_is_fitted_when_items_with_interactions_are_few() -> None:
-    made = village()
+    example = village()
     few = np.zeros(_ITEMS, dtype=bool)
     few[: 2 * FOLDS - 1] = True
-    assert map_cold_items(made.read, made.items, few, made.users, 0) is None
+    assert map_cold_items(example.read, example.items, few, example.users, 0) is None
 
 
 def test_identical_texts_give_all_cold_items_the_same_vector() -> None:
-    made = village()
-    mapped = replace(made, texts=np.ones_like(made.texts)).mapped()
+    example = village()
+    mapped = replace(example, texts=np.ones_like(example.texts)).mapped()
     assert np.isfinite(mapped).all()
     np.testing.assert_allclose(mapped, np.broadcast_to(mapped[0], mapped.shape), atol=1e-5)
 
 
 def test_strength_is_similar_with_a_third_of_the_users() -> None:
-    made = village()
-    part = ValidationUsers(made.users.vectors[::3], made.users.masked[::3], made.users.targets[::3])
-    assert 0.6 < made.share(replace(made, users=part).mapped()) / made.share(made.mapped()) < 1.6
+    example = village()
+    part = ValidationUsers(example.users.vectors[::3], example.users.masked[::3], example.users.targets[::3])
+    assert 0.6 < example.share(replace(example, users=part).mapped()) / example.share(example.mapped()) < 1.6
 
 
 def test_results_do_not_depend_on_block_and_slice_sizes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -375,33 +375,33 @@ def branch(node: NodeProto) -> onnx.GraphProto:
     return helper.make_graph([node], "branch", [], [value("y")])
 
 
-def written(made: ModelProto, folder: Path) -> ModelProto:
-    save_graph(made, folder / "graph.onnx")
+def written(graph: ModelProto, folder: Path) -> ModelProto:
+    save_graph(graph, folder / "graph.onnx")
     return onnx.load(folder / "graph.onnx")
 
 
-def declared(made: ModelProto | onnx.FunctionProto) -> dict[str, int]:
-    return {element.domain: element.version for element in made.opset_import}
+def declared(graph: ModelProto | onnx.FunctionProto) -> dict[str, int]:
+    return {element.domain: element.version for element in graph.opset_import}
 
 
 def test_unused_operator_sets_are_not_declared(tmp_path: Path) -> None:
-    made = model(helper.make_node("Relu", ["x"], ["y"]))
-    assert set(declared(made)) > used_domains(made)  # negative control
-    saved = written(made, tmp_path)
+    graph = model(helper.make_node("Relu", ["x"], ["y"]))
+    assert set(declared(graph)) > used_domains(graph)  # negative control
+    saved = written(graph, tmp_path)
     assert declared(saved) == {"": 17}
     assert saved.ir_version == IR_VERSION
     onnx.checker.check_model(saved)
 
 
 def test_older_format_stays_as_it_is(tmp_path: Path) -> None:
-    made = model(helper.make_node("Relu", ["x"], ["y"]))
-    made.ir_version = 8
-    assert written(made, tmp_path).ir_version == 8
+    graph = model(helper.make_node("Relu", ["x"], ["y"]))
+    graph.ir_version = 8
+    assert written(graph, tmp_path).ir_version == 8
 
 
 def test_both_names_of_the_standard_operator_set_count_as_one(tmp_path: Path) -> None:
-    made = model(helper.make_node("Relu", ["x"], ["y"], domain="ai.onnx"), declared={"ai.onnx": 17})
-    assert declared(written(made, tmp_path)) == {"": 17}
+    graph = model(helper.make_node("Relu", ["x"], ["y"], domain="ai.onnx"), declared={"ai.onnx": 17})
+    assert declared(written(graph, tmp_path)) == {"": 17}
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -417,15 +417,15 @@ def test_operators_of_functions_count_in_the_function_and_in_the_model(tmp_path:
     body = [helper.make_node("Gelu", ["a"], ["b"], domain=CONTRIB)]
     imports = [helper.make_opsetid(domain, version) for domain, version in _MANY.items()]
     function = helper.make_function("ours", "Smooth", ["a"], ["b"], body, imports)
-    made = model(helper.make_node("Smooth", ["x"], ["y"], domain="ours"), declared=_MANY | {"ours": 1})
-    made.functions.append(function)
-    saved = written(made, tmp_path)
+    graph = model(helper.make_node("Smooth", ["x"], ["y"], domain="ours"), declared=_MANY | {"ours": 1})
+    graph.functions.append(function)
+    saved = written(graph, tmp_path)
     assert declared(saved) == {"ours": 1, CONTRIB: 1}
     assert declared(saved.functions[0]) == {CONTRIB: 1}
 
 
 def test_operator_set_without_a_version_is_refused_by_name(tmp_path: Path) -> None:
-    made = model(helper.make_node("Strange", ["x"], ["y"], domain="org.elsewhere"))
+    graph = model(helper.make_node("Strange", ["x"], ["y"], domain="org.elsewhere"))
     with pytest.raises(ExportError, match=r"graph\.onnx: uses operators of org\.elsewhere without the version"):
-        written(made, tmp_path)
+        written(graph, tmp_path)
     assert not (tmp_path / "graph.onnx").exists()

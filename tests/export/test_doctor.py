@@ -115,8 +115,8 @@ def test_doctor_names_the_loss_that_uses_ratings_when_there_are_ratings(tmp_path
 def repeat(folder: Path, rows: int) -> None:
     """Write 8 different items of each of two users, and the first `rows` rows of each once more."""
     write_catalogue(folder, 60, "csv")
-    own = [[f"user-{u},item-{n + u},{n}" for n in range(8)] for u in range(2)]
-    lines = ["user_id,item_id,timestamp", *(line for user in own for line in [*user, *user[:rows]])]
+    histories = [[f"user-{u},item-{n + u},{n}" for n in range(8)] for u in range(2)]
+    lines = ["user_id,item_id,timestamp", *(line for user in histories for line in [*user, *user[:rows]])]
     (folder / "interactions.csv").write_text("\n".join(lines))
 
 

@@ -86,12 +86,12 @@ def test_options_of_strength_0_change_nothing(tmp_path: Path) -> None:
 def test_accumulated_batches_update_the_weights_by_their_mean(tmp_path: Path) -> None:
     first, second = list(range(8)), list(range(8, 16))
     flags = ("--optimiser", "sgd", "--backbone-learning-rate", "1", "--warmup", "0")
-    whole, half, parts = tuner_of(tmp_path, *flags), tuner_of(tmp_path, *flags), tuner_of(tmp_path, *flags)
-    for tuner, batches in ((whole, [first + second]), (half, [first]), (parts, [first, second])):
+    full_batch, half, parts = tuner_of(tmp_path, *flags), tuner_of(tmp_path, *flags), tuner_of(tmp_path, *flags)
+    for tuner, batches in ((full_batch, [first + second]), (half, [first]), (parts, [first, second])):
         tuner.batches = lambda _epoch, batches=batches: iter(batches)  # type: ignore[method-assign, misc]
         tuner.validate = lambda: None  # type: ignore[method-assign, assignment, return-value]
         fit(tuner, Schedule(epochs=1, batches=len(batches), accumulate=len(batches), warmup=0), optimiser="sgd")
-    assert distance(whole, parts) < 0.01 * distance(whole, half)
+    assert distance(full_batch, parts) < 0.01 * distance(full_batch, half)
 
 
 def test_validation_encodes_only_titles_in_its_histories(tmp_path: Path) -> None:
@@ -132,11 +132,11 @@ def test_pass_reads_a_bounded_number_of_texts(tmp_path: Path, monkeypatch: pytes
 
     tuner = tuner_of(tmp_path)
     tuner._bars = bars
-    whole = -(-len(tuner.module.lengths) // 16)
+    all_batches = -(-len(tuner.module.lengths) // 16)
     train(tuner, passes=4)
-    assert tuner.schedule.batches == min(limit, whole)
-    assert len(steps) == 4 * min(limit, whole)
-    assert shown == [("texts of a pass", min(limit, whole))] * 4
+    assert tuner.schedule.batches == min(limit, all_batches)
+    assert len(steps) == 4 * min(limit, all_batches)
+    assert shown == [("texts of a pass", min(limit, all_batches))] * 4
 
 
 def test_targets_are_items_for_texts_and_vectors_for_phrases(tmp_path: Path) -> None:

@@ -73,13 +73,13 @@ def cold_item(element: Job) -> int:
 
 
 def test_bundle_holds_the_model_trained_on_all_events(trained: StoppedJob, bundle: Path) -> None:
-    own, measured = trained.folder("final"), trained.folder("finetune") / "item_vectors.npy"
-    graph = (own / "ranker.onnx").read_bytes()
+    final_folder, measured = trained.folder("final"), trained.folder("finetune") / "item_vectors.npy"
+    graph = (final_folder / "ranker.onnx").read_bytes()
     assert (bundle / "ranker.onnx").read_bytes() == graph != (trained.folder("onnx") / "ranker.onnx").read_bytes()
-    vectors = (own / "vectors.npy").read_bytes()
+    vectors = (final_folder / "vectors.npy").read_bytes()
     assert (bundle / "vectors.npy").read_bytes() == vectors != measured.read_bytes()
     for name in ("transitions-starts.npy", "neighbours-weights.npy"):
-        assert (bundle / name).read_bytes() == (own / name).read_bytes()
+        assert (bundle / name).read_bytes() == (final_folder / name).read_bytes()
     assert (bundle / "transitions-starts.npy").read_bytes() != (
         trained.folder("blend") / "transitions-starts.npy"
     ).read_bytes()
@@ -195,14 +195,14 @@ def test_sentence_names_what_the_measured_model_was_trained_without(
 
 def test_adopted_recommender_is_served_as_it_was_measured(tmp_path: Path) -> None:
     element = made(tmp_path, adopted=True)
-    result, own = record_of(element), element.folder("final")
+    result, final_folder = record_of(element), element.folder("final")
     assert (result.epochs, result.loss, result.held_out) == (0, None, None)
-    assert (own / "ranker.onnx").read_bytes() == (element.folder("onnx") / "ranker.onnx").read_bytes()
-    assert (own / "vectors.npy").read_bytes() == (element.folder("finetune") / "item_vectors.npy").read_bytes()
-    assert (own / "transitions-weights.npy").read_bytes() != (
+    assert (final_folder / "ranker.onnx").read_bytes() == (element.folder("onnx") / "ranker.onnx").read_bytes()
+    assert (final_folder / "vectors.npy").read_bytes() == (element.folder("finetune") / "item_vectors.npy").read_bytes()
+    assert (final_folder / "transitions-weights.npy").read_bytes() != (
         element.folder("blend") / "transitions-weights.npy"
     ).read_bytes()
-    assert not (own / "sentences.npy").exists()
+    assert not (final_folder / "sentences.npy").exists()
     assert "the recommender as it was given, which is served unchanged" in result.figures
     assert "know all 480 events" in result.figures
     assert result.overlap is not None

@@ -146,14 +146,14 @@ def test_interrupted_training_resumes_with_the_same_result(
         "--adversarial",
         "0.1",
     )
-    whole = tune(job(tmp_path / "whole", *flags))
+    uninterrupted = tune(job(tmp_path / "whole", *flags))
     stopped = job(tmp_path / "stopped", *flags, stop_at=stop_at)
     with pytest.raises(KeyboardInterrupt):
         finetune.run(stopped, tmp_path)
     assert resume_folder(stopped).exists()
-    gone_on = tune(job(tmp_path / "stopped", *flags))
-    assert result(whole) == result(gone_on)
-    assert (whole / "curve.json").read_text() == (gone_on / "curve.json").read_text()
+    resumed = tune(job(tmp_path / "stopped", *flags))
+    assert result(uninterrupted) == result(resumed)
+    assert (uninterrupted / "curve.json").read_text() == (resumed / "curve.json").read_text()
     assert not resume_folder(stopped).exists()
 
 
@@ -188,8 +188,8 @@ def test_lora_is_refused_when_no_layer_is_trained() -> None:
 @pytest.mark.parametrize(("taken", "layers"), [(20, "frozen"), (20, "1"), (18, "1")])
 def test_items_without_interactions_get_residuals_from_the_map(tmp_path: Path, taken: int, layers: str) -> None:
     tiny_job = job(tmp_path, "--backbone-layers", layers)
-    made = dataset()
-    replace(made, histories=[h % taken for h in made.histories]).save(tiny_job.folder("data"))
+    data = dataset()
+    replace(data, histories=[h % taken for h in data.histories]).save(tiny_job.folder("data"))
     residual = load_teacher(tune(tiny_job)).residual.detach()
     is_enough = taken >= 2 * FOLDS
     assert residual[:taken].any(1).all()
@@ -208,8 +208,8 @@ def mapped_by(
         return map_cold_items(texts, items, has_events, users, seed)
 
     monkeypatch.setattr("swiftrec.export.train.cold_residuals.map_cold_items", record)
-    made = dataset()
-    replace(made, histories=[h % taken for h in made.histories]).save(tiny_job.folder("data"))
+    data = dataset()
+    replace(data, histories=[h % taken for h in data.histories]).save(tiny_job.folder("data"))
     tune(tiny_job)
     return result
 

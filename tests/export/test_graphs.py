@@ -41,11 +41,11 @@ _WIDTH, _LONGEST = 16, 12
 
 def ranker(kind: str = "transformer") -> nn.Module:
     torch.manual_seed(3)
-    made = make_ranker(kind, _WIDTH, _LONGEST)
+    ranker_model = make_ranker(kind, _WIDTH, _LONGEST)
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in ranker_model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    return made.eval()
+    return ranker_model.eval()
 
 
 @pytest.mark.parametrize("kind", ["transformer", "gru", "mlp", "mean"])
@@ -101,10 +101,10 @@ def test_record_of_the_ranker_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_ranker_of_a_teacher_is_traced_and_timed(tmp_path: Path) -> None:
-    made = job(tmp_path)
-    made.folder("finetune").mkdir()
-    save_teacher(Teacher(16, _WIDTH, 24, _LONGEST), made.folder("finetune"))
-    graph = _ranker(made, tmp_path / "ranker.onnx")
+    tiny_job = job(tmp_path)
+    tiny_job.folder("finetune").mkdir()
+    save_teacher(Teacher(16, _WIDTH, 24, _LONGEST), tiny_job.folder("finetune"))
+    graph = _ranker(tiny_job, tmp_path / "ranker.onnx")
     assert graph.file == "ranker.onnx"
     assert graph.parity <= gates.GATES.max_ranker_parity
     assert graph.ms_batch1 > 0 < graph.users_per_s_core
@@ -118,21 +118,21 @@ def test_record_of_an_older_export_with_a_second_ranker_is_read() -> None:
     assert result.file == "ranker.small.onnx"
 
 
-def adopt_by(made: StoppedJob, ranker: str | None, histories: list[NDArray[np.int64]]) -> None:
+def adopt_by(tiny_job: StoppedJob, ranker: str | None, histories: list[NDArray[np.int64]]) -> None:
     """Turn the job's checkpoint into a recommender that is adopted, with `ranker` or with the mean."""
-    checkpoint = made.folder("data") / "checkpoint"
+    checkpoint = tiny_job.folder("data") / "checkpoint"
     Head(HeadShape("bi-encoder", "mean")).save(checkpoint)
     if ranker:
         save_teacher(Teacher(16, 16, 24, 17, ranker=ranker), checkpoint)
-    replace(dataset(), histories=histories).save(made.folder("data"))
+    replace(dataset(), histories=histories).save(tiny_job.folder("data"))
 
 
 def test_adopted_recommender_has_no_held_out_items(tmp_path: Path) -> None:
-    made = job(tmp_path)
+    tiny_job = job(tmp_path)
     often = [np.arange(24, dtype=np.int64)] * 12  # every item is taken often enough to be kept from training
-    assert len(split_of(made, replace(dataset(), histories=often)).cold) == 1
-    adopt_by(made, "gru", often)
-    assert not len(split_of(made, replace(dataset(), histories=often)).cold)
+    assert len(split_of(tiny_job, replace(dataset(), histories=often)).cold) == 1
+    adopt_by(tiny_job, "gru", often)
+    assert not len(split_of(tiny_job, replace(dataset(), histories=often)).cold)
 
 
 _FUSION = {"EmbedLayerNormalization", "Attention", "SkipLayerNormalization", "BiasGelu or FastGelu"}
@@ -153,18 +153,18 @@ def careless(traced: Path, config: PretrainedConfig, target: Path) -> None:
         shutil.copyfile(traced, target)
 
 
-def quantised(made: StoppedJob) -> dict[str, Variant]:
+def quantised(tiny_job: StoppedJob) -> dict[str, Variant]:
     """The variants of a job whose students are there."""
-    run_stages(made, "onnx", "quantise")
-    return {variant.name: variant for variant in load_variants(made.folder("quantise"))}
+    run_stages(tiny_job, "onnx", "quantise")
+    return {variant.name: variant for variant in load_variants(tiny_job.folder("quantise"))}
 
 
 @pytest.fixture(scope="module")
 def students(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     """A tiny BERT student and a static one; whatever is lost by the way may be shipped."""
-    made = job(tmp_path_factory.mktemp("tiny"), "--students", "bert1,static", "--allow-lossy")
-    run_stages(made, "finetune", "distil")
-    return made
+    tiny_job = job(tmp_path_factory.mktemp("tiny"), "--students", "bert1,static", "--allow-lossy")
+    run_stages(tiny_job, "finetune", "distil")
+    return tiny_job
 
 
 def test_unfused_student_is_refused_and_the_others_continue(
@@ -180,8 +180,8 @@ def test_unfused_student_is_refused_and_the_others_continue(
         assert "REJECTED (fusion" in quantise.describe(wrong)
         assert not result[f"static-{precision}"].refused
         assert (students.folder("quantise") / result[f"static-{precision}"].file).exists()
-    kept = {"text": 1.0, "query": 1.0, "noisy": 1.0, "overlap": 1.0}
-    judged = [judge(element, {} if element.refused else kept, allow_lossy=True) for element in result.values()]
+    shares = {"text": 1.0, "query": 1.0, "noisy": 1.0, "overlap": 1.0}
+    judged = [judge(element, {} if element.refused else shares, allow_lossy=True) for element in result.values()]
     assert {variant.student for variant in judged if variant.shipped} == {"static"}
     assert defaults(judged)["cpu"].name.startswith("static-")
 
@@ -220,9 +220,9 @@ def test_student_is_refused_when_its_rewritten_graph_differs(
     tokenizer = Tokenizer.load(students.folder("onnx") / "tokenizer.json", students.settings.plan.max_tokens)
     texts = MeasurementTexts.draw(Texts.load(students.folder("data")).all, tokenizer, seed=1)
     bert = next(student for student in read_students(students.folder("onnx")) if student.layers)
-    made = quantise.make_variants(students, bert, texts, form_of("vnni"), tmp_path)
-    assert [(tmp_path / variant.file).exists() for variant in made] == [True, False, False]
-    (refused,) = {quantise.judge(variant, allow_lossy=True).refused for variant in made}
+    variants = quantise.make_variants(students, bert, texts, form_of("vnni"), tmp_path)
+    assert [(tmp_path / variant.file).exists() for variant in variants] == [True, False, False]
+    (refused,) = {quantise.judge(variant, allow_lossy=True).refused for variant in variants}
     assert refused.startswith("parity with the fused graph ")
     assert refused.endswith(", at most 0.0001")
 

@@ -179,8 +179,8 @@ def test_new_item_inherits_memory_rows_of_items_with_the_nearest_texts() -> None
         for event in (new - 3, new - 2):
             for old, result in zip(weights_of(before, event), weights_of(memory, event), strict=True):
                 assert old[new] == 0  # it has no counts
-                others = np.setdiff1d(_NEW, [new])
-                assert result[new] > 1.5 * max(result[others].max(), 0)
+                other_new = np.setdiff1d(_NEW, [new])
+                assert result[new] > 1.5 * max(result[other_new].max(), 0)
                 assert result[new] > np.median(result[result > 0])
 
 

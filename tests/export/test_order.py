@@ -141,10 +141,10 @@ def test_short_histories_give_a_warning() -> None:
 
 def unordered(users: int = 300) -> Dataset:
     """Every user takes items 0 to 8 in this order, rated by their number, before the order is given up."""
-    made = dataset(users)
+    data = dataset(users)
     histories = [np.arange(9, dtype=np.int64) for _ in range(users)]
     ratings, times = ([row.astype(np.float64) for row in histories] for _ in range(2))
-    return replace(made, histories=histories, ratings=ratings, times=times).without_order()
+    return replace(data, histories=histories, ratings=ratings, times=times).without_order()
 
 
 def test_test_items_are_sampled_deterministically_without_order(tmp_path: Path) -> None:
@@ -158,21 +158,21 @@ def test_test_items_are_sampled_deterministically_without_order(tmp_path: Path) 
 
 
 def test_ratings_stay_with_their_interactions_without_order() -> None:
-    made = unordered()
-    assert all((row == rated).all() for row, rated in zip(made.histories, made.ratings, strict=True))
+    data = unordered()
+    assert all((row == rated).all() for row, rated in zip(data.histories, data.ratings, strict=True))
 
 
 def world(order: Order) -> TrainingData:
     texts = Texts([[item.text for item in dataset().items]] * 4, [Phrase("river", [0, 1, 2])])
-    made = unordered(20)
-    return TrainingData(replace(leave_one_out(made, cold_share=0), order=order), texts, texts, None)
+    data = unordered(20)
+    return TrainingData(replace(leave_one_out(data, cold_share=0), order=order), texts, texts, None)
 
 
-def windows_of(made: TrainingData, seed: int, epochs: int = 2) -> list[list[list[int]]]:
+def windows_of(training_data: TrainingData, seed: int, epochs: int = 2) -> list[list[list[int]]]:
     """The inputs of each window, by epoch, sorted by their items."""
     rng = np.random.default_rng(seed)
     return [
-        sorted([row.tolist() for batch in made.batches(16, 4, rng) for row in batch.windows.items])
+        sorted([row.tolist() for batch in training_data.batches(16, 4, rng) for row in batch.windows.items])
         for _ in range(epochs)
     ]
 
@@ -186,11 +186,15 @@ def test_windows_are_shuffled_in_each_epoch_without_order_only() -> None:
 
 
 def test_relevance_stays_with_its_target_when_windows_are_shuffled() -> None:
-    made = world("none")
+    training_data = world("none")
     worth = dict(
-        zip(np.concatenate(made.split.train).tolist(), np.concatenate(made.split.relevance).tolist(), strict=True)
+        zip(
+            np.concatenate(training_data.split.train).tolist(),
+            np.concatenate(training_data.split.relevance).tolist(),
+            strict=True,
+        )
     )
-    for batch in made.batches(16, 4, np.random.default_rng(1)):
+    for batch in training_data.batches(16, 4, np.random.default_rng(1)):
         there = batch.windows.targets >= 0
         expected = [worth[n] for n in batch.windows.targets[there].tolist()]
         assert batch.windows.relevance[there].tolist() == pytest.approx(expected)
@@ -198,22 +202,24 @@ def test_relevance_stays_with_its_target_when_windows_are_shuffled() -> None:
 
 @pytest.mark.parametrize("order", ["none", "time"])
 def test_order_independent_counts_are_made_once(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = world(order)
-    windows_of(made, 1, epochs=1)
+    training_data = world(order)
+    windows_of(training_data, 1, epochs=1)
     monkeypatch.setattr("swiftrec.export.train.training_data.QuerySampler", None)  # to be made again is an error
     monkeypatch.setattr("swiftrec.export.train.training_data.LoneQuerySampler", None)
     monkeypatch.setattr("swiftrec.export.train.training_data.NegativeSampler", None)
     monkeypatch.setattr("swiftrec.export.train.training_data.Candidates", None)
     monkeypatch.setattr(np, "bincount", None)
-    windows_of(made, 2, epochs=2)
+    windows_of(training_data, 2, epochs=2)
 
 
 @pytest.mark.parametrize("order", ["none", "time"])
 def test_first_item_of_a_history_is_a_target_without_order_only(order: Order) -> None:
-    made = world(order)
-    made = replace(made, split=replace(made.split, train=[np.arange(7)] * 20, relevance=[]))
+    training_data = world(order)
+    training_data = replace(training_data, split=replace(training_data.split, train=[np.arange(7)] * 20, relevance=[]))
     rng = np.random.default_rng(0)
-    targets = {n for _ in range(3) for batch in made.batches(16, 4, rng) for n in batch.queries.target.tolist()}
+    targets = {
+        n for _ in range(3) for batch in training_data.batches(16, 4, rng) for n in batch.queries.target.tolist()
+    }
     assert targets == set(range(0 if order == "none" else 1, 7))
 
 

@@ -36,7 +36,7 @@ _WORDS = ["red", "green", "blue", "small", "large", "round", "flat", "soft", "la
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def own_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `data` (60 items, 40 users) and `bert` (2 layers, 64 wide, random weights)."""
     folder, rng = tmp_path_factory.mktemp("own"), random.Random(1)
     data = folder / "data"
@@ -51,31 +51,31 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def flags_of(own: Path, artifacts: str = "artifacts", seed: int = 7) -> list[str]:
-    flags = ["--preset", "smoke", "--name", "own", "--artifacts", str(own / artifacts), "--seed", str(seed)]
+def flags_of(folder: Path, artifacts: str = "artifacts", seed: int = 7) -> list[str]:
+    flags = ["--preset", "smoke", "--name", "own", "--artifacts", str(folder / artifacts), "--seed", str(seed)]
     flags += ["--backbone-layers", "1", "--int8-target", "avx2"]
-    flags += ["--data", str(own / "data"), "--checkpoint", str(own / "bert")]
+    flags += ["--data", str(folder / "data"), "--checkpoint", str(folder / "bert")]
     flags += ["--vocabulary", "used", "--students", "bert1,bert1x32,static"]
     return [*flags, "--allow-lossy"]
 
 
-def test_killed_export_resumes_to_a_bundle_that_serves(own: Path) -> None:
-    command = [sys.executable, "-m", "swiftrec.export", *flags_of(own)]
+def test_killed_export_resumes_to_a_bundle_that_serves(own_data: Path) -> None:
+    command = [sys.executable, "-m", "swiftrec.export", *flags_of(own_data)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         next(line for line in process.stderr if "distil" in line)  # the stage has begun
         process.send_signal(signal.SIGKILL)
-    stages = own / "artifacts" / ".stages" / "own"
+    stages = own_data / "artifacts" / ".stages" / "own"
     before = (stages / "finetune" / "stage.json").stat().st_mtime_ns
     assert not (stages / "distil").exists()
     subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
     assert (stages / "finetune" / "stage.json").stat().st_mtime_ns == before
-    with serving(own / "artifacts" / "own") as server:
+    with serving(own_data / "artifacts" / "own") as server:
         reply = server.stub.Recommend(pb.RecommendRequest(query="a good red lamp", top_k=3), timeout=10)
         assert (len(reply.items), reply.bundle, reply.version) == (3, "own", 1)
         with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             encoded = EncoderServiceStub(channel).Encode(EncodeRequest(texts=["red lamp", "a blue chair"]), timeout=10)
-    bundle = load_bundle(own / "artifacts" / "own")
+    bundle = load_bundle(own_data / "artifacts" / "own")
     assert bundle.manifest.files["ranker.onnx"] == file_hash(stages / "final" / "ranker.onnx")
     assert (bundle.manifest.dimensions, bundle.manifest.sentence_dimensions) == (32, 64)
     sentences = np.load(bundle.folder / SENTENCES)
@@ -84,15 +84,15 @@ def test_killed_export_resumes_to_a_bundle_that_serves(own: Path) -> None:
     answered = np.frombuffer(encoded.vectors, "<f4").reshape(encoded.rows, encoded.dimensions)
     assert answered.shape == (2, 32)  # what the ranker reads, not the sentence half behind it
     np.testing.assert_allclose(np.linalg.norm(answered, axis=1), 1, atol=1e-5)
-    assert bundle.manifest.quality["pieces"] == {"kept": 18, "total": 18}  # whole words alone: none could be spelled
-    assert run_export(*flags_of(own)).returncode == 0
-    assert not (own / "artifacts" / "own" / "2").exists()  # nothing that is done is done twice
+    assert bundle.manifest.quality["pieces"] == {"kept": 18, "total": 18}  # whole words only: no letters are known
+    assert run_export(*flags_of(own_data)).returncode == 0
+    assert not (own_data / "artifacts" / "own" / "2").exists()  # no finished stage runs again
 
 
 def test_export_names_every_reason_when_no_variant_passes_its_gates(
-    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = [flag for flag in flags_of(own) if flag != "--allow-lossy"]
+    flags = [flag for flag in flags_of(own_data) if flag != "--allow-lossy"]
     job = Job(ExportSettings(_cli_parse_args=flags))
     monkeypatch.setattr(
         "swiftrec.export.evaluate.selection.QUALITY", QualityThresholds(shipped={"overlap": 1.1}, default={})
@@ -102,22 +102,22 @@ def test_export_names_every_reason_when_no_variant_passes_its_gates(
     assert not list(tmp_path.iterdir())
 
 
-def test_bundle_with_other_results_is_refused(own: Path) -> None:
-    bundle = load_bundle(own / "artifacts" / "own")
+def test_bundle_with_other_results_is_refused(own_data: Path) -> None:
+    bundle = load_bundle(own_data / "artifacts" / "own")
     wrong = [{"texts": ["red lamp"], "seen": [], "top": ["no", "such"]}]
     with Recommender(bundle, EngineOptions()) as engine, pytest.raises(GateError, match="evaluated top ten"):
         check_results(engine, wrong)
 
 
-def made(own: Path, artifacts: str, seed: int) -> dict[str, str]:
+def made(folder: Path, artifacts: str, seed: int) -> dict[str, str]:
     """SHA-256 of each file of the bundle without speeds or date in it; a missing bundle is exported."""
-    assert run_export(*flags_of(own, artifacts, seed)).returncode == 0
-    files = load_bundle(own / artifacts / "own").manifest.files
+    assert run_export(*flags_of(folder, artifacts, seed)).returncode == 0
+    files = load_bundle(folder / artifacts / "own").manifest.files
     return {name: sha256 for name, sha256 in files.items() if name not in ("MODEL_CARD.md", "report.html")}
 
 
-def test_bundle_is_deterministic_for_a_seed(own: Path) -> None:
-    first, again, other = made(own, "artifacts", 7), made(own, "again", 7), made(own, "other", 8)
+def test_bundle_is_deterministic_for_a_seed(own_data: Path) -> None:
+    first, again, other = made(own_data, "artifacts", 7), made(own_data, "again", 7), made(own_data, "other", 8)
     encoders = {f"encoder.{variant}.onnx" for variant in ("bert1-fp32", "bert1-int8", "bert1x32-fp32", "static-fp32")}
     assert {"ranker.onnx", "tokenizer.json", ITEMS, VECTORS} | encoders <= {*first}
     assert first == again

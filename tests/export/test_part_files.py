@@ -148,12 +148,15 @@ def test_folder_without_parts_is_named(tmp_path: Path) -> None:
 
 def test_damaged_gzip_is_named(tmp_path: Path) -> None:
     write(tmp_path, "items", _ITEMS, ".csv")
-    whole = content(_EVENTS * 500, ".csv.gz")
+    compressed = content(_EVENTS * 500, ".csv.gz")
     for damaged, message in (
-        (whole[: len(whole) // 2], "interactions.csv.gz: Compressed file ended before the end-of-stream marker"),
-        (whole[:-8] + bytes(8), "interactions.csv.gz: CRC check failed"),
+        (
+            compressed[: len(compressed) // 2],
+            "interactions.csv.gz: Compressed file ended before the end-of-stream marker",
+        ),
+        (compressed[:-8] + bytes(8), "interactions.csv.gz: CRC check failed"),
         (b"user_id,item_id,timestamp\n", "interactions.csv.gz: Not a gzipped file"),
-        (whole[:20] + b"\xff" * 50 + whole[70:], "interactions.csv.gz: "),
+        (compressed[:20] + b"\xff" * 50 + compressed[70:], "interactions.csv.gz: "),
     ):
         (tmp_path / "interactions.csv.gz").write_bytes(damaged)
         assert message in report(tmp_path)
@@ -200,9 +203,9 @@ def test_folder_with_old_rows_beside_the_current_ones_is_refused(tmp_path: Path,
 def test_damaged_parquet_is_reported_on_one_line(tmp_path: Path) -> None:
     """What is said of a damaged page header has several lines."""
     write(tmp_path, "items", _ITEMS, ".csv")
-    whole = bytearray(content(_EVENTS, ".parquet"))
-    whole[40:60] = b"\xff" * 20
-    (tmp_path / "interactions.parquet").write_bytes(whole)
+    undamaged = bytearray(content(_EVENTS, ".parquet"))
+    undamaged[40:60] = b"\xff" * 20
+    (tmp_path / "interactions.parquet").write_bytes(undamaged)
     heads = ("unreadable file, ", f"  {tmp_path / 'interactions.parquet'}")
     lines = report(tmp_path).splitlines()
     assert all(line.startswith(heads) for line in lines)

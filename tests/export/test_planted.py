@@ -126,8 +126,8 @@ def test_transitions_gain_nothing_without_planted_chains() -> None:
 
 def test_true_model_is_the_best_of_all(mixed: Parts) -> None:
     best = mixed.best()
-    whole = best.pop("the true model")
-    assert whole > max(best.values())
+    true_model = best.pop("the true model")
+    assert true_model > max(best.values())
 
 
 def test_histories_have_no_repeats_and_no_unreleased_items(mixed: Parts) -> None:

@@ -237,11 +237,11 @@ def keep(folder: Path, *leads: float, damaged: bool = False) -> None:
     """What `export seeds --protocol time` leaves of a teacher that is so far above the best baseline, by seed."""
     base = settings(folder, "--protocol", "time")
     for seed, ahead in enumerate(leads, 7):
-        made = Job(of_seed(base, seed))
+        tiny_job = Job(of_seed(base, seed))
         for stage in TEACHER_STAGES:
-            made.folder(stage.name).mkdir(parents=True)
-            content = {"key": stage_key(made, stage), "files": {}, "outside": {}}
-            (made.folder(stage.name) / "stage.json").write_text(json.dumps(content))
+            tiny_job.folder(stage.name).mkdir(parents=True)
+            content = {"key": stage_key(tiny_job, stage), "files": {}, "outside": {}}
+            (tiny_job.folder(stage.name) / "stage.json").write_text(json.dumps(content))
         result = TeacherComparison(
             protocol="time",
             cases=9,
@@ -254,9 +254,9 @@ def keep(folder: Path, *leads: float, damaged: bool = False) -> None:
             cold_pairs={},
             cold_share=0.0,
         )
-        (made.folder("teacher") / COMPARED).write_text(result.model_dump_json())
+        (tiny_job.folder("teacher") / COMPARED).write_text(result.model_dump_json())
         if damaged:
-            (made.folder("blend") / "stage.json").unlink()
+            (tiny_job.folder("blend") / "stage.json").unlink()
 
 
 @pytest.mark.parametrize(

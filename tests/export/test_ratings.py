@@ -193,8 +193,8 @@ def rated(users: int = 40, items: int = 60) -> Dataset:
     rng = np.random.default_rng(0)
     histories = [rng.permutation(items)[:20].astype(np.int64) for _ in range(users)]
     times = [np.sort(rng.uniform(u, u + 60, 20)) for u in range(users)]
-    made = dataset()
-    catalogue = [made.items[n % len(made.items)] for n in range(items)]
+    data = dataset()
+    catalogue = [data.items[n % len(data.items)] for n in range(items)]
     ratings = [history.astype(np.float64) for history in histories]
     return Dataset(catalogue, histories, [], [], "", "", times, ratings=ratings)
 
@@ -239,14 +239,14 @@ _GOOD, _BAD = 9, 14  # two items that are taken equally often after the same his
 
 def rated_pair(good: float, bad: float) -> Dataset:
     """Everybody takes the same four items, then half of them _GOOD and half _BAD, with these ratings."""
-    made = dataset()
+    data = dataset()
     histories = [np.array([0, 1, 2, 3, (_GOOD, _BAD)[n % 2], 20, 21]) for n in range(40)]
     ratings = [np.array([3.0, 3, 3, 3, (good, bad)[n % 2], 3, 3]) for n in range(40)]
-    return Dataset(made.items, histories, ["film"], [], "", "", ratings=ratings if good else [])
+    return Dataset(data.items, histories, ["film"], [], "", "", ratings=ratings if good else [])
 
 
-def tuned(folder: Path, made: Dataset, *flags: str) -> Path:
-    write_data(folder / ".stages" / "tiny" / "data", made)
+def tuned(folder: Path, data: Dataset, *flags: str) -> Path:
+    write_data(folder / ".stages" / "tiny" / "data", data)
     rated_job = job(folder, *flags)
     target = rated_job.folder("finetune")
     target.mkdir()

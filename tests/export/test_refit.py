@@ -48,14 +48,14 @@ def test_refit_learns_from_held_out_events(tuned: StoppedJob) -> None:
         row[row == 23] = 22
     changed = replace(data, histories=histories)
     tested = load_teacher(tuned.folder("finetune"))
-    whole = again(tuned, everything(changed))
-    assert torch.equal(whole.projection.weight, tested.projection.weight)
+    on_all_events = again(tuned, everything(changed))
+    assert torch.equal(on_all_events.projection.weight, tested.projection.weight)
     assert sum(map(len, everything(changed).train)) == sum(len({*h.tolist()}) for h in histories)
     before = again(tuned, leave_one_out(changed, cold_share=0))
     assert 23 not in np.concatenate(leave_one_out(changed, cold_share=0).train)
-    assert whole.residual[23].any()
-    assert not torch.equal(whole.residual, before.residual)
-    assert torch.equal(again(tuned, everything(changed)).residual, whole.residual)
+    assert on_all_events.residual[23].any()
+    assert not torch.equal(on_all_events.residual, before.residual)
+    assert torch.equal(again(tuned, everything(changed)).residual, on_all_events.residual)
 
 
 def finetuned(folder: Path, *flags: str) -> StoppedJob:
@@ -66,11 +66,11 @@ def finetuned(folder: Path, *flags: str) -> StoppedJob:
 
 
 def test_refit_uses_users_with_at_least_two_events() -> None:
-    whole = dataset()
+    data = dataset()
     short = [np.array(row, dtype=np.int64) for row in ([20, 21], [1, 2, 3], [5], [7, 7])]
-    split = everything(replace(whole, histories=[*whole.histories, *short]))
-    assert [row.tolist() for row in split.train[len(whole.histories) :]] == [[20, 21], [1, 2, 3]]
-    again = everything(replace(whole, histories=[*whole.histories, *short]), repeats="allow")
+    split = everything(replace(data, histories=[*data.histories, *short]))
+    assert [row.tolist() for row in split.train[len(data.histories) :]] == [[20, 21], [1, 2, 3]]
+    again = everything(replace(data, histories=[*data.histories, *short]), repeats="allow")
     assert again.train[-1].tolist() == [7, 7]
 
 
@@ -178,8 +178,8 @@ def test_sampled_loss_updates_only_residuals_of_sampled_items(
     moved = tiny_job.module.residual.abs().sum(1) > 0
     assert 0 < moved.sum() < len(moved)
     assert tiny_job.module.has_sparse_gradients == is_sparse
-    whole = trainer(job(tmp_path), "--optimiser", optimiser, limit=1)
-    assert not whole.module.has_sparse_gradients
+    reference = trainer(job(tmp_path), "--optimiser", optimiser, limit=1)
+    assert not reference.module.has_sparse_gradients
 
 
 def test_items_with_few_events_stay_near_their_texts() -> None:

@@ -172,9 +172,9 @@ def test_server_leaves_out_the_history_as_the_bundle_says_on_both_protocols(
 ) -> None:
     history = [pb.Event(item_id=f"i{n}") for n in range(5)]
     request = pb.RecommendRequest(history=history, top_k=_ITEMS, bundle=bundle)
-    own = RecommenderServiceStub(channel).Recommend(request, timeout=10)
+    native = RecommenderServiceStub(channel).Recommend(request, timeout=10)
     left = _ITEMS if repeats == "allow" else _ITEMS - 5
-    assert len(own.items) == left
+    assert len(native.items) == left
     request.exclude_history = repeats == "allow"  # a request that says otherwise has its way
     assert len(RecommenderServiceStub(channel).Recommend(request, timeout=10).items) == (_ITEMS * 2 - 5) - left
 

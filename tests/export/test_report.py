@@ -300,9 +300,9 @@ def test_curves_are_read_from_the_stages_that_trained(tmp_path: Path) -> None:
 def test_record_without_interactions_is_shown_as_agreement(
     tmp_path: Path, quality: Quality, manifest: Manifest
 ) -> None:
-    kept = {"cosine": Figure(0.97, 0.95, 0.98), "overlap": Figure(0.9, 0.8, 0.94)}
-    graph = variant("bert3-int8", 950).model_copy(update={"agreement": kept, "on_front": True})
-    record = judge(graph, {gate: figure.mean for gate, figure in kept.items()}, allow_lossy=False)
+    agreement = {"cosine": Figure(0.97, 0.95, 0.98), "overlap": Figure(0.9, 0.8, 0.94)}
+    graph = variant("bert3-int8", 950).model_copy(update={"agreement": agreement, "on_front": True})
+    record = judge(graph, {gate: figure.mean for gate, figure in agreement.items()}, allow_lossy=False)
     nothing: dict[str, object] = {
         "tasks": {},
         "probes": {},
@@ -330,8 +330,8 @@ def test_record_without_interactions_is_shown_as_agreement(
 
 
 def test_gates_that_were_not_measured_are_reported(tmp_path: Path, quality: Quality, manifest: Manifest) -> None:
-    kept = {"text": None, "query": 1.0, "noisy": None, "overlap": 0.9}
-    record = judge(variant("bert3-int8", 950), kept, allow_lossy=False)
+    shares = {"text": None, "query": 1.0, "noisy": None, "overlap": 0.9}
+    record = judge(variant("bert3-int8", 950), shares, allow_lossy=False)
     changed = quality.model_copy(update={"variants": [record]})
     line = "bert3-int8: not measured, since the teacher finds no target among its ten best: text, noisy"
     assert line in remarks(changed)

@@ -176,9 +176,9 @@ def test_full_export_of_a_seed_ends_with_the_package(tmp_path: Path, capsys: pyt
 
 def test_each_seed_has_separate_stages_and_bundle() -> None:
     settings = SeedsSettings(_cli_parse_args=["--protocol", "time"])
-    made = of_seed(settings, 8)
-    assert (made.name, made.seed) == ("movielens-quick-time-seed-8", 8)
-    assert Job(made).folder(EVALUATION.name).as_posix() == "artifacts/.stages/movielens-quick-time-seed-8/teacher"
+    seeded = of_seed(settings, 8)
+    assert (seeded.name, seeded.seed) == ("movielens-quick-time-seed-8", 8)
+    assert Job(seeded).folder(EVALUATION.name).as_posix() == "artifacts/.stages/movielens-quick-time-seed-8/teacher"
     assert settings.seeds == [7, 8, 9]
 
 

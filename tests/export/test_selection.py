@@ -60,8 +60,8 @@ def test_default_keeps_more_of_the_teacher_on_every_task_than_what_is_shipped(ta
     weak = judged("static-int8", 9_000, **{task: 0.97})
     assert weak.shipped
     assert defaults([weak, judged("bert3-fp32", 800)])["cpu"].name == "bert3-fp32"
-    kept = judged("static-int8", 9_000, **{task: 0.98})
-    assert defaults([kept, judged("bert3-fp32", 800)])["cpu"].name == "static-int8"
+    static = judged("static-int8", 9_000, **{task: 0.98})
+    assert defaults([static, judged("bert3-fp32", 800)])["cpu"].name == "static-int8"
     assert not judged("static-int8", 9_000, **{task: 0.89}).shipped
 
 

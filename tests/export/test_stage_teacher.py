@@ -67,11 +67,11 @@ def test_teacher_alone_is_trained_and_compared(
     assert f"NDCG@10, {protocol}, 30 users" in shown
     assert "transitions" in shown
     assert "the best baseline on ids: ids: teacher " in shown
-    kept = TeacherComparison.model_validate_json((job.folder("teacher") / COMPARED).read_bytes())
-    assert (kept.protocol, kept.cases) == (protocol, 30)
-    assert {"teacher", "transitions", "EASE", RANKER_ALONE, TEXT_ALONE} <= kept.tasks.keys()
-    assert {c.task for c in kept.comparisons} >= {"ids", "text", "title"}
-    assert kept.named_comparisons[0].baseline == "transitions"
+    comparison = TeacherComparison.model_validate_json((job.folder("teacher") / COMPARED).read_bytes())
+    assert (comparison.protocol, comparison.cases) == (protocol, 30)
+    assert {"teacher", "transitions", "EASE", RANKER_ALONE, TEXT_ALONE} <= comparison.tasks.keys()
+    assert {c.task for c in comparison.comparisons} >= {"ids", "text", "title"}
+    assert comparison.named_comparisons[0].baseline == "transitions"
     times = stage_times(job)
     compare_teacher(job)
     assert stage_times(job) == times  # what is fresh is neither trained nor evaluated again

@@ -37,13 +37,13 @@ _FOR_GPU = {"static-fp16": "cuda", "bert1-fp16": "cuda", "bert1-trt": "tensorrt"
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     """A tiny BERT student and a static one in every precision; whatever is lost by the way may be shipped."""
-    made = job(tmp_path_factory.mktemp("tiny"), "--students", "bert1,static", "--allow-lossy", "--tensorrt")
-    run_stages(made, "finetune", "distil", "onnx", "blend", "quantise")
-    return made
+    tiny_job = job(tmp_path_factory.mktemp("tiny"), "--students", "bert1,static", "--allow-lossy", "--tensorrt")
+    run_stages(tiny_job, "finetune", "distil", "onnx", "blend", "quantise")
+    return tiny_job
 
 
-def verified(made: StoppedJob, output: Path) -> Quality:
-    verify.run(made, output)
+def verified(tiny_job: StoppedJob, output: Path) -> Quality:
+    verify.run(tiny_job, output)
     return Quality.model_validate_json((output / QUALITY_FILE).read_text())
 
 
@@ -119,18 +119,18 @@ def test_graph_that_the_cpu_cannot_run_is_unmeasured_with_the_reason(
 @pytest.fixture(scope="module")
 def adopted(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     """A tiny bi-encoder that came in trained, without interactions, and its static student."""
-    made = job(tmp_path_factory.mktemp("tiny"), "--students", "static", "--allow-lossy")
-    original, data = tmp_path_factory.mktemp("original"), made.folder("data")
+    tiny_job = job(tmp_path_factory.mktemp("tiny"), "--students", "static", "--allow-lossy")
+    original, data = tmp_path_factory.mktemp("original"), tiny_job.folder("data")
     write_checkpoint(original)
     add_modules(original, hidden=16)
     shutil.rmtree(data / "checkpoint")
     write_bert(locate(str(original), original, original), data / "checkpoint", adopt=True, max_tokens=128)
-    texts, bare = unseen(Texts.load(data), made.settings.seed), replace(dataset(), histories=[])
+    texts, bare = unseen(Texts.load(data), tiny_job.settings.seed), replace(dataset(), histories=[])
     bare.save(data)
     Reference.make(load_in_library(original, "bi-encoder", 128), texts, bare.items).save(data)
-    (made.folder("data") / "sources.json").write_text("{}")
-    run_stages(made, "finetune", "blend", "distil", "onnx", "quantise", "verify", "final")
-    return made
+    (tiny_job.folder("data") / "sources.json").write_text("{}")
+    run_stages(tiny_job, "finetune", "blend", "distil", "onnx", "quantise", "verify", "final")
+    return tiny_job
 
 
 def test_record_keeps_the_intervals_of_the_agreement(adopted: StoppedJob) -> None:
@@ -182,12 +182,14 @@ def test_manifest_has_the_gates_of_the_bundle_and_of_its_ranker(adopted: Stopped
 
 
 def test_adopted_recommender_is_served_as_compared(adopted: StoppedJob) -> None:
-    own = adopted.folder("final")
+    final_folder = adopted.folder("final")
     for name, source in (("ranker.onnx", "onnx/ranker.onnx"), ("vectors.npy", "finetune/item_vectors.npy")):
-        assert (own / name).read_bytes() == (adopted.root / source).read_bytes()
-    assert FinalRecord.model_validate_json((own / FINAL).read_text()) == FinalRecord(events=0, measured_events=0)
+        assert (final_folder / name).read_bytes() == (adopted.root / source).read_bytes()
+    assert FinalRecord.model_validate_json((final_folder / FINAL).read_text()) == FinalRecord(
+        events=0, measured_events=0
+    )
     texts = Reference.load(adopted.folder("data")).texts
-    expected = json.loads((own / EXPECTED).read_text())
+    expected = json.loads((final_folder / EXPECTED).read_text())
     assert [row["texts"] for row in expected] == [[text] for text in texts[:32]]
     assert all(len(row["top"]) == 10 for row in expected)
 

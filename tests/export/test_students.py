@@ -81,8 +81,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 @pytest.fixture
 def plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """The smoke preset with every kind of student."""
-    whole = replace(config.PRESETS["smoke"], students=_NAMES, distil_epochs=2, static_epochs=4)
-    monkeypatch.setitem(config.PRESETS, "smoke", whole)
+    preset = replace(config.PRESETS["smoke"], students=_NAMES, distil_epochs=2, static_epochs=4)
+    monkeypatch.setitem(config.PRESETS, "smoke", preset)
 
 
 def run(job: Job, output: Path) -> dict[str, nn.Module]:
@@ -354,24 +354,24 @@ def test_students_train_on_a_sample_of_texts_and_every_phrase_when_texts_are_man
     tuned: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = Texts.load(tuned.folder("data"))
-    _, whole = distil._distillation_data(tuned)
-    assert len(whole.texts) == len(texts.all)
+    _, every = distil._distillation_data(tuned)
+    assert len(every.texts) == len(texts.all)
     monkeypatch.setattr("swiftrec.export.stages.distil._MAX_TEXTS", 30)
     monkeypatch.setattr("swiftrec.export.stages.distil._MAX_ITEMS", 7)
     _, part = distil._distillation_data(tuned)
     rest = len(texts.phrases) + len(texts.others)
     assert (len(part.texts), len(part.rows), len(part.targets), len(part.items)) == (30 + rest, 30 + rest, 30 + rest, 7)
     assert part.texts[30:] == [*texts.all][-rest:]
-    position = [whole.texts.index(text) for text in part.texts[30:]]
-    torch.testing.assert_close(part.targets[30:], whole.targets[position])
+    position = [every.texts.index(text) for text in part.texts[30:]]
+    torch.testing.assert_close(part.targets[30:], every.targets[position])
 
 
 def test_each_epoch_of_students_reads_another_sample_when_texts_are_many(
     tuned: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, data = distil._distillation_data(tuned)
-    whole = [data.rows_of_epoch(number, 0.6) for number in range(2)]
-    assert [sorted(rows) for rows in whole] == [[*range(len(data.rows))]] * 2
+    full_epochs = [data.rows_of_epoch(number, 0.6) for number in range(2)]
+    assert [sorted(rows) for rows in full_epochs] == [[*range(len(data.rows))]] * 2
     monkeypatch.setattr("swiftrec.export.train.distillation_data.MAX_EPOCH_TEXTS", 20)
     first, second = ({*data.rows_of_epoch(number, 0.6)} for number in range(2))
     assert len(first) == len(second) == 20

@@ -67,16 +67,16 @@ def _train(tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path]) -
 
 
 def test_unused_pieces_are_removed_from_tokenizer_and_embeddings(trained: dict[str, Path]) -> None:
-    whole, cut = (Vocabulary.load(trained[name]) for name in ("all", "used"))
-    assert whole.kept == whole.total == cut.total == cut.kept + 2
-    assert len(read_wordpiece(trained["used"] / "tokenizer.json")["model"]["vocab"]) == cut.kept
+    full, pruned = (Vocabulary.load(trained[name]) for name in ("all", "used"))
+    assert full.kept == full.total == pruned.total == pruned.kept + 2
+    assert len(read_wordpiece(trained["used"] / "tokenizer.json")["model"]["vocab"]) == pruned.kept
     for name in ("bert2", "bert1x8"):
         assert (
             load_student(trained["used"] / name).state_dict()["backbone.embeddings.word_embeddings.weight"].shape[0]
-            == cut.kept
+            == pruned.kept
         )
     static = [load_student(trained[name] / "static").state_dict()["table.weight"].shape[0] for name in ("all", "used")]
-    assert static[0] - static[1] == whole.kept - cut.kept
+    assert static[0] - static[1] == full.kept - pruned.kept
 
 
 def test_students_train_identically_with_a_pruned_vocabulary(trained: dict[str, Path]) -> None:
@@ -98,10 +98,10 @@ def test_unseen_text_is_tokenised_without_unknown_pieces(trained: dict[str, Path
             vectors = load_student(trained["used"] / name)(*pad(rows))
         for half in (vectors[:, :_RANKER], vectors[:, _RANKER:]):
             torch.testing.assert_close(half.norm(dim=1), torch.ones(len(rows)))
-    whole, cut = (read_wordpiece(folder / "tokenizer.json") for folder in trained.values())
+    full, pruned = (read_wordpiece(folder / "tokenizer.json") for folder in trained.values())
     unknown = [
         [row.count("[UNK]") for row in pieces(tokens(folder).encode(_UNSEEN), fields)]
-        for folder, fields in zip(trained.values(), (whole, cut), strict=True)
+        for folder, fields in zip(trained.values(), (full, pruned), strict=True)
     ]
     assert unknown[0] == unknown[1]
     assert sum(unknown[0]) > 0
@@ -202,13 +202,13 @@ def test_pieces_of_texts_outside_the_sample_are_kept(tmp_path: Path, monkeypatch
     monkeypatch.setattr(distil, "_MAX_TEXTS", 5)
     tiny = job(tmp_path, "--vocabulary", "used", "--students", "static")
     run_stages(tiny, "finetune", "distil")
-    whole, cut = tokens(tiny.folder("data") / "checkpoint"), tokens(tiny.folder("distil"))
+    full, pruned = tokens(tiny.folder("data") / "checkpoint"), tokens(tiny.folder("distil"))
     texts = Texts.load(tiny.folder("data"))
-    before = pieces(whole.encode(texts.all), facts(tiny))
-    assert before == pieces(cut.encode(texts.all), read_wordpiece(tiny.folder("distil") / "tokenizer.json"))
+    before = pieces(full.encode(texts.all), facts(tiny))
+    assert before == pieces(pruned.encode(texts.all), read_wordpiece(tiny.folder("distil") / "tokenizer.json"))
     _, data = distil._distillation_data(tiny)
     drawn = {n for row in data.rows for n in row}
-    assert {n for row in whole.encode(texts.all) for n in row} - drawn  # control: some are in no text that was drawn
+    assert {n for row in full.encode(texts.all) for n in row} - drawn  # control: some are in no text that was drawn
 
 
 def test_token_ids_of_all_texts_are_never_in_memory_at_once(tmp_path: Path) -> None:
@@ -241,11 +241,11 @@ _texts = st.lists(st.one_of(st.text(_LETTERS, max_size=9), st.text(max_size=4)),
 def tokenizer(pieces: list[str]) -> Backend:
     """WordPiece as BERT has it, with letters and the given pieces; ids begin with unused ones."""
     numbered = {piece: n for n, piece in enumerate(["[PAD]", "[unused1]", *_SPECIAL[1:], *_ALPHABET, *pieces])}
-    made = Backend(models.WordPiece(numbered, unk_token="[UNK]"))
-    made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    made.post_processor = processors.BertProcessing(("[SEP]", numbered["[SEP]"]), ("[CLS]", numbered["[CLS]"]))
-    made.add_special_tokens([*_SPECIAL])
-    return made
+    backend = Backend(models.WordPiece(numbered, unk_token="[UNK]"))
+    backend.normalizer, backend.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.BertProcessing(("[SEP]", numbered["[SEP]"]), ("[CLS]", numbered["[CLS]"]))
+    backend.add_special_tokens([*_SPECIAL])
+    return backend
 
 
 def cut(whole: Backend, texts: list[str], limit: int, *, without: str = "") -> Backend:

@@ -25,9 +25,9 @@ _COSTS = st.integers(1, 400).map(lambda n: n / 1_024)
 def request(
     priority: int = 5, deadline: float = NEVER, arrival: float = 0.0, lag_s: float = 0.0, cost_s: float = 0.25
 ) -> QueuedRequest:
-    made = QueuedRequest(priority)
-    made.deadline, made.arrival, made.lag_s, made.cost_s, made.tokens = deadline, arrival, lag_s, cost_s, 3
-    return made
+    queued = QueuedRequest(priority)
+    queued.deadline, queued.arrival, queued.lag_s, queued.cost_s, queued.tokens = deadline, arrival, lag_s, cost_s, 3
+    return queued
 
 
 _REQUESTS = st.builds(

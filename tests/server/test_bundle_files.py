@@ -194,14 +194,14 @@ _WEIGHTS = "ranker.onnx.data"
 
 def tensor(location: str | None, name: str = "w") -> TensorProto:
     """Four numbers, inside the model or at `location`."""
-    made = numpy_helper.from_array(np.arange(4, dtype=np.float32), name)
+    tensor = numpy_helper.from_array(np.arange(4, dtype=np.float32), name)
     if location is not None:
-        made.ClearField("raw_data")
-        made.data_location = TensorProto.EXTERNAL
-        made.external_data.add(key="offset", value="0")
-        made.external_data.add(key="location", value=location)
-        made.external_data.add(key="length", value="16")
-    return made
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="offset", value="0")
+        tensor.external_data.add(key="location", value=location)
+        tensor.external_data.add(key="length", value="16")
+    return tensor
 
 
 def model(*initializers: TensorProto) -> ModelProto:

@@ -176,22 +176,22 @@ def streamed(channel: grpc.Channel, timeout: float | None, _own: float | None) -
     return list(RecommenderServiceStub(channel).StreamRecommend(iter([message]), timeout=timeout))
 
 
-def _tensor(own: float | None) -> service_pb2.ModelInferRequest:
+def _tensor(timeout_s: float | None) -> service_pb2.ModelInferRequest:
     request = service_pb2.ModelInferRequest(model_name="encoder")
     tensor = request.inputs.add(name="TEXT", datatype="BYTES", shape=(1, 1))
     tensor.contents.bytes_contents.append(b"a good western")
-    if own is not None:
-        request.parameters["timeout"].int64_param = round(1e6 * own)
+    if timeout_s is not None:
+        request.parameters["timeout"].int64_param = round(1e6 * timeout_s)
     return request
 
 
-def inferred(channel: grpc.Channel, timeout: float | None, own: float | None) -> object:
-    return service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(_tensor(own), timeout=timeout)
+def inferred(channel: grpc.Channel, timeout: float | None, timeout_s: float | None) -> object:
+    return service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(_tensor(timeout_s), timeout=timeout)
 
 
-def inferred_in_a_stream(channel: grpc.Channel, timeout: float | None, own: float | None) -> object:
+def inferred_in_a_stream(channel: grpc.Channel, timeout: float | None, timeout_s: float | None) -> object:
     stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-    return list(stub.ModelStreamInfer(iter([_tensor(own)]), timeout=timeout))
+    return list(stub.ModelStreamInfer(iter([_tensor(timeout_s)]), timeout=timeout))
 
 
 @pytest.fixture
@@ -228,10 +228,10 @@ def test_client_timeout_applies_only_when_below_the_default(
     ("timeout", "own", "seconds"), [(7.0, 2.0, 2.0), (60.0, 5.0, 5.0), (5.0, 60.0, 5.0), (60.0, 60.0, _DEFAULT_S)]
 )
 def test_request_timeout_applies_when_it_is_the_earliest(
-    app: App, ends: Ends, ask: Ask, timeout: float, own: float, seconds: float
+    app: App, ends: Ends, ask: Ask, timeout: float, timeout_s: float, seconds: float
 ) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{app.port}") as channel:
-        ask(channel, timeout, own)
+        ask(channel, timeout, timeout_s)
     assert seconds_of(ends) == [pytest.approx(seconds, abs=2.0)]
 
 

@@ -210,8 +210,8 @@ def test_filter_is_empty_only_without_conditions() -> None:
 @pytest.mark.parametrize("kind", [any_of, all_of, none_of])
 def test_equal_values_cost_as_much_as_one(kind: MakeFilter) -> None:
     def operations(*values: str) -> int:
-        made = catalogue()
-        return count_array_operations(lambda: made.resolve_filter(kind("many", *values), ()))
+        films = catalogue()
+        return count_array_operations(lambda: films.resolve_filter(kind("many", *values), ()))
 
     assert operations(*["m1"] * 600) == operations("m1")
     assert kind("many", *["m1"] * 600) == kind("many", "m1")
@@ -232,15 +232,15 @@ def test_equal_conditions_cost_as_much_as_one() -> None:
 
 
 def test_work_is_bounded_when_no_item_can_match_all_values() -> None:
-    made = catalogue()
-    assert count_array_operations(lambda: made.resolve_filter(all_of("few", *_FEW), ())) < 20
-    assert made.resolve_filter(all_of("few", *_FEW), ()).count == 0
+    films = catalogue()
+    assert count_array_operations(lambda: films.resolve_filter(all_of("few", *_FEW), ())) < 20
+    assert films.resolve_filter(all_of("few", *_FEW), ()).count == 0
 
 
 @pytest.mark.parametrize("kind", [any_of, none_of])
 def test_values_of_a_condition_are_united_in_a_few_operations(kind: MakeFilter) -> None:
-    made = catalogue()
-    assert count_array_operations(lambda: made.resolve_filter(kind("few", *_FEW), ())) < 20
+    films = catalogue()
+    assert count_array_operations(lambda: films.resolve_filter(kind("few", *_FEW), ())) < 20
 
 
 def test_conditions_are_cached_and_user_specific_ids_are_not() -> None:
@@ -266,11 +266,11 @@ def test_filter_cache_evicts_the_oldest_at_its_limit_of_bytes() -> None:
         index.allow(conditions, (), ())
         index.allow(requested[0], (), ())  # used last, always
         assert 0 < index.cached_bytes <= capacity
-    kept = [not index.work(conditions) for conditions in requested]
-    assert kept[0]
-    assert kept[-1]
-    assert 2 < sum(kept) < 50
-    assert kept[1:] == sorted(kept[1:])
+    is_cached = [not index.work(conditions) for conditions in requested]
+    assert is_cached[0]
+    assert is_cached[-1]
+    assert 2 < sum(is_cached) < 50
+    assert is_cached[1:] == sorted(is_cached[1:])
     large = any_of("many", *("x" * 2_000 + str(n) for n in range(10)))
     index.allow(large, (), ())
     assert index.work(large) > 0  # its values alone are larger than the cache
@@ -278,15 +278,15 @@ def test_filter_cache_evicts_the_oldest_at_its_limit_of_bytes() -> None:
 
 
 def test_estimated_work_grows_with_the_filter() -> None:
-    made = catalogue()
-    assert made.filter_work(Filter()) == 0
+    films = catalogue()
+    assert films.filter_work(Filter()) == 0
     requested = [any_of("few", "f1"), any_of("few", *_FEW[:20]), any_of("few", *_FEW)]
-    work = [made.filter_work(conditions) for conditions in requested]
+    work = [films.filter_work(conditions) for conditions in requested]
     assert work == sorted({*work})
     assert work[0] > _ITEMS / 64  # it reads a bit for each item at least
-    assert count_array_operations(lambda: [made.filter_work(conditions) for conditions in requested]) == 0
+    assert count_array_operations(lambda: [films.filter_work(conditions) for conditions in requested]) == 0
     several = Filter(any_of=tuple(AttributeValues("many", (f"m{n % 3}", str(n))) for n in range(64)))
-    assert made.filter_work(several) > 30 * work[0]
+    assert films.filter_work(several) > 30 * work[0]
 
 
 def test_work_grows_with_the_catalogue() -> None:
@@ -296,12 +296,12 @@ def test_work_grows_with_the_catalogue() -> None:
 
 
 def test_estimated_work_counts_ids_every_time() -> None:
-    made = catalogue()
-    work = [made.filter_work(Filter(allowed=frozenset(map(str, range(n))))) for n in (1, 10, 1_000)]
-    made.resolve_filter(Filter(allowed=frozenset({"1"})), ())
+    films = catalogue()
+    work = [films.filter_work(Filter(allowed=frozenset(map(str, range(n))))) for n in (1, 10, 1_000)]
+    films.resolve_filter(Filter(allowed=frozenset({"1"})), ())
     assert work == sorted({*work})
-    assert made.filter_work(Filter(allowed=frozenset({"1"}))) == work[0]
-    assert made.filter_work(Filter(denied=frozenset({"1"}))) == work[0]
+    assert films.filter_work(Filter(allowed=frozenset({"1"}))) == work[0]
+    assert films.filter_work(Filter(denied=frozenset({"1"}))) == work[0]
 
 
 _GOOD_AND_UNKNOWN = AttributeValues("many", ("m1",)), AttributeValues("colour", ("red",))
@@ -316,16 +316,16 @@ _GOOD_AND_UNKNOWN = AttributeValues("many", ("m1",)), AttributeValues("colour", 
     ],
 )
 def test_unknown_attribute_is_refused_before_any_work(field: str, conditions: Filter) -> None:
-    made = catalogue()
+    films = catalogue()
     refused: list[InvalidRequest] = []
-    for check in (made.check_filter, lambda requested: made.resolve_filter(requested, ())):
+    for check in (films.check_filter, lambda requested: films.resolve_filter(requested, ())):
         with pytest.raises(InvalidRequest, match="unknown attribute 'colour'; known: few, many") as caught:
             check(conditions)
         refused.append(caught.value)
     assert [error.field for error in refused] == [f"filter.{field}[1].name"] * 2
     good = Filter(any_of=conditions.any_of[:1], all_of=conditions.all_of[:1], none_of=conditions.none_of[:1])
-    assert count_array_operations(lambda: made.check_filter(good)) == 0
-    assert made.filter_work(good) > 0  # so it was not resolved
+    assert count_array_operations(lambda: films.check_filter(good)) == 0
+    assert films.filter_work(good) > 0  # so it was not resolved
 
 
 class CountingLists(dict[str, PostingList]):
@@ -353,10 +353,10 @@ def test_unknown_values_take_one_lookup_each_and_none_when_cached() -> None:
 
 
 def test_catalogue_without_a_filter_needs_no_index_of_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = catalogue()
-    monkeypatch.setattr(made, "_attributes", None)
+    films = catalogue()
+    monkeypatch.setattr(films, "_attributes", None)
     for seen, is_list in (([5, 3, 5], True), (range(513), False)):
-        allowed = made.resolve_filter(Filter(), seen)
+        allowed = films.resolve_filter(Filter(), seen)
         assert (allowed.bits is None) == is_list
         assert (allowed.count, allowed.denied_count) == (_ITEMS - len({*seen}), len({*seen}))
         assert allowed.positions().tolist() == [n for n in range(_ITEMS) if n not in {*seen}]
@@ -379,11 +379,11 @@ def test_threads_share_the_cache() -> None:
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.sets(st.integers(0, 59)), st.integers(1, 70))
 def test_popular_items_are_allowed_items_in_stable_order(popularity: list[int], chosen: set[int], k: int) -> None:
-    made = catalogue(map(float, popularity))
+    films = catalogue(map(float, popularity))
     for conditions in (Filter(allowed=frozenset(map(str, chosen or {0}))), any_of("many", "m1"), none_of("many", "m1")):
-        allowed = made.resolve_filter(conditions, [0])
+        allowed = films.resolve_filter(conditions, [0])
         expected = sorted(allowed.positions().tolist(), key=lambda n: (-popularity[n], n))[:k]
-        assert [(int(item.id), score) for item, score in made.popular(allowed, k)] == [
+        assert [(int(item.id), score) for item, score in films.popular(allowed, k)] == [
             (n, popularity[n]) for n in expected
         ]
 
@@ -402,10 +402,10 @@ def test_popular_items_under_a_narrow_filter_read_each_item_once(monkeypatch: py
 
     monkeypatch.setattr(CandidateSet, "contains", holds)
     monkeypatch.setattr(CandidateSet, "positions", positions)
-    made = catalogue(range(_ITEMS))
-    rare = made.resolve_filter(Filter(allowed=frozenset(map(str, range(20)))), ())  # the least popular ones
-    assert [item.id for item, _ in made.popular(rare, 10)] == [str(n) for n in range(19, 9, -1)]
+    films = catalogue(range(_ITEMS))
+    rare = films.resolve_filter(Filter(allowed=frozenset(map(str, range(20)))), ())  # the least popular ones
+    assert [item.id for item, _ in films.popular(rare, 10)] == [str(n) for n in range(19, 9, -1)]
     assert sum(read) <= 1.1 * _ITEMS
     read.clear()
-    made.popular(made.resolve_filter(Filter(), [5]), 10)
+    films.popular(films.resolve_filter(Filter(), [5]), 10)
     assert sum(read) < 100  # without a filter the first few are enough

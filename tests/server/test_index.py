@@ -330,8 +330,8 @@ def test_index_is_built_for_large_catalogues_or_on_request(
     monkeypatch.setattr("swiftrec.server.catalogue.catalogue.SWITCH_OVER", 80)
     rows = [Item(str(n), "", "", {}, 0) for n in range(items)]
     catalogue = Catalogue(rows, np.random.default_rng(0).standard_normal((items, 16), dtype=np.float32))
-    made = catalogue.index(mode, lambda: np.ones((8, 16), dtype=np.float32))
-    assert (made is not None) == is_made
+    index = catalogue.index(mode, lambda: np.ones((8, 16), dtype=np.float32))
+    assert (index is not None) == is_made
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

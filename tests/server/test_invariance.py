@@ -131,12 +131,12 @@ def test_tokenizer_with_context_dependent_words_is_detected(bundle: Bundle) -> N
 def test_word_cache_is_bounded(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_WORDS", 8)
     backend = alone(bundle, _SHORT)
-    kept = WordPieceCache(backend, _SHORT)
+    cache = WordPieceCache(backend, _SHORT)
     for n in range(100):
         text = f"word{n} other{n} {'x' * 200}"
-        assert kept.encode(text) == backend.encode(text).ids
-        assert len(kept._pieces) <= 8
-        assert all(len(word) <= 24 for word in kept._pieces)
+        assert cache.encode(text) == backend.encode(text).ids
+        assert len(cache._pieces) <= 8
+        assert all(len(word) <= 24 for word in cache._pieces)
 
 
 def test_tokenizers_of_other_types_do_not_use_the_word_cache(bundle: Bundle) -> None:

@@ -34,9 +34,9 @@ _SLACK_NS = 1_000  # each figure is rounded to whole ns
 
 @pytest.fixture(scope="module")
 def small_engine(tmp_path_factory: pytest.TempPathFactory) -> SmallEngine:
-    made = SmallEngine(small.write_bundle(tmp_path_factory.mktemp("small") / "1"), cache_bytes=2_000)
-    made.encoder.row_s, made.ranker.row_s = 1 / 64, 1 / 128
-    return made
+    engine = SmallEngine(small.write_bundle(tmp_path_factory.mktemp("small") / "1"), cache_bytes=2_000)
+    engine.encoder.row_s, engine.ranker.row_s = 1 / 64, 1 / 128
+    return engine
 
 
 def message(method: str, numbers: list[int]) -> bytes:

@@ -290,20 +290,20 @@ def test_import_works_when_the_affinity_cannot_be_changed(monkeypatch: pytest.Mo
     def forbidden(_pid: int, _cpus: object) -> None:
         raise PermissionError
 
-    own = os.sched_getaffinity(0)
+    affinity = os.sched_getaffinity(0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0})
     monkeypatch.setattr(os, "sched_setaffinity", forbidden)
     with widened_affinity():
         pass
     monkeypatch.undo()
-    assert os.sched_getaffinity(0) == own
+    assert os.sched_getaffinity(0) == affinity
 
 
 def test_plain_import_is_limited_to_one_cpu(tmp_path: Path) -> None:
     """What the way of ours is compared with."""
-    own = {min(os.sched_getaffinity(0))}
-    during, _ = imported(tmp_path, "import onnxruntime", own)
-    assert set(during) == own
+    affinity = {min(os.sched_getaffinity(0))}
+    during, _ = imported(tmp_path, "import onnxruntime", affinity)
+    assert set(during) == affinity
 
 
 def test_server_and_peers_import_onnx_runtime_with_widened_affinity() -> None:

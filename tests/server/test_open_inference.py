@@ -80,10 +80,10 @@ def test_both_protocols_give_the_same_results(
 ) -> None:
     texts = [b"a good western", b"films about the sea"]
     answer = triton.ModelInfer(text_input(*texts), timeout=10)
-    own = encoder_pb2_grpc.EncoderServiceStub(channel).Encode(
+    native = encoder_pb2_grpc.EncoderServiceStub(channel).Encode(
         encoder_pb2.EncodeRequest(texts=[t.decode() for t in texts])
     )
-    assert answer.raw_output_contents[0] == own.vectors
+    assert answer.raw_output_contents[0] == native.vectors
     request = pb.ModelInferRequest(model_name="recommender")
     request.inputs.add(name="QUERY", datatype="BYTES", shape=(1, 1)).contents.bytes_contents.append(texts[0])
     request.inputs.add(name="HISTORY", datatype="BYTES", shape=(1, 2)).contents.bytes_contents.extend(

@@ -50,10 +50,10 @@ def exporter() -> Exporter:
 
 @pytest.fixture
 def traces(exporter: Exporter) -> Iterator[OtlpTraces]:
-    made = OtlpTraces(exporter, 1.0, "1.2.3")
-    made.start()
-    yield made
-    made.stop(LONG)
+    traces = OtlpTraces(exporter, 1.0, "1.2.3")
+    traces.start()
+    yield traces
+    traces.stop(LONG)
 
 
 def end(traces: OtlpTraces, number: int = 1) -> str:

@@ -265,9 +265,9 @@ _ROW_S = 0.002  # of encoding a text: a step of 40 ms has about twenty
 
 @pytest.fixture
 def one_fair_share(tmp_path: Path) -> SmallEngine:
-    made = SmallEngine(small.write_bundle(tmp_path / "1"))
-    made.encoder.row_s, made.ranker.row_s = _ROW_S, 0.0
-    return made
+    engine = SmallEngine(small.write_bundle(tmp_path / "1"))
+    engine.encoder.row_s, engine.ranker.row_s = _ROW_S, 0.0
+    return engine
 
 
 def send(

@@ -38,9 +38,9 @@ from tests.server.support.workers import ENCODE, RECOMMEND, Row, SmallEngine, an
 
 @pytest.fixture
 def small_engine(tmp_path: Path) -> SmallEngine:
-    made = SmallEngine(small.write_bundle(tmp_path / "1"))
-    made.encoder.row_s = made.ranker.row_s = 0.0
-    return made
+    engine = SmallEngine(small.write_bundle(tmp_path / "1"))
+    engine.encoder.row_s = engine.ranker.row_s = 0.0
+    return engine
 
 
 def encoded(small_engine: SmallEngine) -> list[list[Row]]:

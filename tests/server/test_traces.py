@@ -156,11 +156,11 @@ def test_cancelled_call_is_an_error(traced: App, collector: Collector, held: typ
 
 
 def test_ratio_0_traces_only_calls_traced_by_the_caller(bundle: Bundle) -> None:
-    with collecting() as own:
-        with serving(bundle, own.endpoint, ratio=0.0) as app:
+    with collecting() as collector:
+        with serving(bundle, collector.endpoint, ratio=0.0) as app:
             ask(app, "none", query())
             ask(app, "unsampled", query(), parent=f"00-{TRACE}-{SPAN}-00")
-        assert own.spans == []
+        assert collector.spans == []
 
 
 def test_unreachable_collector_does_not_affect_responses(bundle: Bundle) -> None:

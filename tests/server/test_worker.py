@@ -114,10 +114,10 @@ KINDS: dict[str, tuple[str, Callable[[int], Message], int]] = {
 @pytest.fixture(scope="module", params=[0, 10_000_000], ids=["no cache", "cache"])
 def small_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallEngine]:
     """An engine with faults: of the encoder for texts with q and w, of ours for those with x and for a top_k of 13."""
-    made = SmallEngine(small.write_bundle(tmp_path_factory.mktemp("small") / "1"), cache_bytes=request.param)
-    made.encoder.row_s = 1 / 256
-    made.encoder.fails, made.encoder.nans = {made.row("q")[1]}, {made.row("w")[1]}
-    terms, search = made.engine.scoring.terms, made.engine.catalogue.search_many
+    engine = SmallEngine(small.write_bundle(tmp_path_factory.mktemp("small") / "1"), cache_bytes=request.param)
+    engine.encoder.row_s = 1 / 256
+    engine.encoder.fails, engine.encoder.nans = {engine.row("q")[1]}, {engine.row("w")[1]}
+    terms, search = engine.engine.scoring.terms, engine.engine.catalogue.search_many
 
     def buggy_terms(requested: Sequence[ScoringInput]) -> list[ScoreTerms]:
         if any(known.query.startswith("x") for known in requested):
@@ -130,9 +130,9 @@ def small_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         return search(*arguments)  # type: ignore[arg-type] # as they came
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(made.engine.scoring, "terms", buggy_terms)
-        patch.setattr(made.engine.catalogue, "search_many", buggy_search)
-        yield made
+        patch.setattr(engine.engine.scoring, "terms", buggy_terms)
+        patch.setattr(engine.engine.catalogue, "search_many", buggy_search)
+        yield engine
 
 
 def worker_of(small_engine: SmallEngine, limits: Limits | None = None) -> Worker:

@@ -102,15 +102,15 @@ _PARTS = 20  # entries of a large list
 @pytest.fixture
 def one_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallEngine:
     """An engine that takes a while to tokenise a text."""
-    made = SmallEngine(small.write_bundle(tmp_path / "1"))
-    encode = made.engine.tokenizer.encode
+    engine = SmallEngine(small.write_bundle(tmp_path / "1"))
+    encode = engine.engine.tokenizer.encode
 
     def slowly(texts: Sequence[str]) -> list[list[int]]:
-        made.clock.now += _TOKENISE_S * len(texts)
+        engine.clock.now += _TOKENISE_S * len(texts)
         return encode(texts)
 
-    monkeypatch.setattr(made.engine.tokenizer, "encode", slowly)
-    return made
+    monkeypatch.setattr(engine.engine.tokenizer, "encode", slowly)
+    return engine
 
 
 def queries(number: int, entries: int) -> pb.BatchRecommendRequest:

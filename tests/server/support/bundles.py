@@ -63,9 +63,9 @@ def copy_as_format_1(bundle: Bundle, folder: Path, version: int = 1) -> Path:
 
 def write_format_1(folder: Path, manifest: Manifest, **changes: object) -> dict[str, Any]:
     """Write a manifest in format 1 for the files in `folder`, with these changes; returns its fields."""
-    kept = manifest.model_dump(exclude={*_ADDED_BY_FORMAT_2, "digest"})
+    older_fields = manifest.model_dump(exclude={*_ADDED_BY_FORMAT_2, "digest"})
     files = {path.name: file_hash(path) for path in folder.iterdir() if path.name != MANIFEST}
-    fields: dict[str, Any] = kept | {"format": 1, "files": files} | changes
+    fields: dict[str, Any] = older_fields | {"format": 1, "files": files} | changes
     fields["digest"] = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
     replace(folder / MANIFEST, json.dumps(fields).encode())
     return fields

@@ -113,8 +113,8 @@ def check_statistics(client: Any) -> None:  # noqa: ANN401
 
 def check_repository(client: Any, bundle: str) -> None:  # noqa: ANN401
     index = client.get_model_repository_index().models
-    own = {bundle, f"{bundle}.encoder", f"{bundle}.recommender"}
-    assert {entry.name for entry in index if entry.state == "READY"} == {*own, "encoder", "recommender"}
+    names = {bundle, f"{bundle}.encoder", f"{bundle}.recommender"}
+    assert {entry.name for entry in index if entry.state == "READY"} == {*names, "encoder", "recommender"}
     refused("can be loaded", client.load_model, "other")
     refused("can change max_batch_size, but not backend", client.load_model, bundle, config='{"backend": "x"}')
     client.unload_model(bundle)
