@@ -21,7 +21,7 @@ _FACTOR = 1.4  # the default way of waiting takes 2 to 7 times the CPU time
 
 def test_waiting_for_a_preempted_thread_uses_no_cpu_time(tmp_path: Path) -> None:
     """CPU seconds, which a busy machine hardly changes; OpenMP's default way of waiting is the control."""
-    settings = ContentionSettings(data=tmp_path, steps=8)
+    settings = ContentionSettings(data=tmp_path, steps=4)
     alone = spend(settings, WAITING[0], WORK[1]).cpu
     with busy_loops(len(os.sched_getaffinity(0))):
         chosen, control = (spend(settings, way, WORK[1]).cpu for way in WAITING)
