@@ -1,4 +1,4 @@
-"""Files of a test, replaced as a careful operator does it."""
+"""Files that tests replace atomically."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def put(path: Path, *parts: bytes) -> Path:
-    """Write beside and rename: a reader sees the old file or the new one, never half of it."""
+    """Write another file and rename it: readers see the old content or the new, never a part."""
     beside = path.with_name(f"{path.name}.new")
     beside.write_bytes(b"".join(parts))
     return beside.replace(path)

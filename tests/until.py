@@ -11,9 +11,9 @@ _LOOK_S = 1e-3
 
 
 def until(is_so: Callable[[], bool], seen: Callable[[], object] = lambda: "") -> None:
-    """Look until it is so; `seen` tells what was there instead when `LONG` has passed.
+    """Wait until `is_so`; after `LONG` seconds the test fails with what `seen` returns.
 
-    Between two looks the interpreter is free: a loop that holds it is what the server's threads would wait for.
+    It waits between two checks, so that it does not keep the interpreter from the threads of the server.
     """
     ends, never = time.monotonic() + LONG, threading.Event()
     while not is_so():

@@ -1,4 +1,4 @@
-"""Distances from what could be had: who loses to a yardstick is said, and refused where a user must know at once."""
+"""Comparisons with baselines: those not beaten are reported, and refused where a user must know immediately."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of a score's parts: fitted where they are known, read as written, switched off by part."""
+"""Weights of the parts of a score: fitting, files and disabled parts."""
 
 from __future__ import annotations
 

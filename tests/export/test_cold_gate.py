@@ -1,4 +1,4 @@
-"""Cold at a fixed share of new items: neither flooding the lists with them nor hiding them changes the figures."""
+"""Figures on cold items at a fixed share of new items, whether a recommender floods its lists or hides them."""
 
 from __future__ import annotations
 

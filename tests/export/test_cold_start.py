@@ -1,4 +1,4 @@
-"""Items without interactions: their vectors follow from their texts, and they are shown as often as trained ones."""
+"""Items without interactions: vectors are mapped from texts, and they are recommended as often as trained ones."""
 
 from __future__ import annotations
 

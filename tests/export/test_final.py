@@ -1,4 +1,4 @@
-"""Stage `final`: the served model has seen all events, the metrics are of the measured one, and both are said."""
+"""Stage `final`: the served model is trained on all events, and reports say which model each figure is of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A replaced folder is the old one or the new one, whole, wherever the process dies or is interrupted."""
+"""A replaced folder is completely the old or the new one wherever the process is killed."""
 
 from __future__ import annotations
 

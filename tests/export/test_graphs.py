@@ -148,20 +148,20 @@ _SMALLER = {"cosine to fp32", "size against fp32"}
 
 
 def careless(traced: Path, config: PretrainedConfig, target: Path) -> None:
-    """Fuses nothing, as an optimiser does that does not know the layers' pattern."""
+    """Fuse nothing, as an optimiser that does not know the pattern of the layers."""
     if traced != target:
         shutil.copyfile(traced, target)
 
 
 def quantised(tiny_job: StoppedJob) -> dict[str, Variant]:
-    """The variants of a job whose students are there."""
+    """The variants of a job with students."""
     run_stages(tiny_job, "onnx", "quantise")
     return {variant.name: variant for variant in load_variants(tiny_job.folder("quantise"))}
 
 
 @pytest.fixture(scope="module")
 def students(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
-    """A tiny BERT student and a static one; whatever is lost by the way may be shipped."""
+    """A tiny BERT student and a static one; no loss of quality is refused."""
     tiny_job = job(tmp_path_factory.mktemp("tiny"), "--students", "bert1,static", "--allow-lossy")
     run_stages(tiny_job, "finetune", "distil")
     return tiny_job

@@ -1,4 +1,4 @@
-"""Own data and an own checkpoint through every stage: tiny, random, but the real programs."""
+"""Exports of a user's data and checkpoint through every stage: tiny and random, with the real program."""
 
 from __future__ import annotations
 

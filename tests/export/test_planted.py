@@ -1,4 +1,4 @@
-"""The planted data set: it is what its shares say, and parts of a score find what is planted for them."""
+"""The planted data set has the given shares, and each part of a score finds what is planted for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an export shows while it runs: lines without a terminal, bars on one, and the time left in all."""
+"""Progress of an export: lines without a terminal, bars on one, and the total time left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks that ask by a text alone: what they ask for is what they want, in words that training never reads."""
+"""Tasks of text queries: their targets match the query, and their words are not read in training."""
 
 from __future__ import annotations
 

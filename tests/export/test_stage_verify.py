@@ -36,7 +36,7 @@ _FOR_GPU = {"static-fp16": "cuda", "bert1-fp16": "cuda", "bert1-trt": "tensorrt"
 
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
-    """A tiny BERT student and a static one in every precision; whatever is lost by the way may be shipped."""
+    """A tiny BERT student and a static one in every precision; no loss of quality is refused."""
     tiny_job = job(tmp_path_factory.mktemp("tiny"), "--students", "bert1,static", "--allow-lossy", "--tensorrt")
     run_stages(tiny_job, "finetune", "distil", "onnx", "blend", "quantise")
     return tiny_job
@@ -48,7 +48,7 @@ def verified(tiny_job: StoppedJob, output: Path) -> Quality:
 
 
 def no_gpu(path: Path, device: str = "cpu") -> OnnxSession:
-    """A machine without one, whatever this one has."""
+    """Open sessions as on a machine without a GPU."""
     if device != "cpu":
         raise ProviderError(f"device {device} is not here")
     return open_session(path)
@@ -118,7 +118,7 @@ def test_graph_that_the_cpu_cannot_run_is_unmeasured_with_the_reason(
 
 @pytest.fixture(scope="module")
 def adopted(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
-    """A tiny bi-encoder that came in trained, without interactions, and its static student."""
+    """A tiny adopted bi-encoder without interactions, and its static student."""
     tiny_job = job(tmp_path_factory.mktemp("tiny"), "--students", "static", "--allow-lossy")
     original, data = tmp_path_factory.mktemp("original"), tiny_job.folder("data")
     write_checkpoint(original)

@@ -1,4 +1,4 @@
-"""The tasks: what is asked, and that each way of asking reaches the figures."""
+"""The tasks: their requests, and that each kind of request is measured."""
 
 from __future__ import annotations
 

@@ -22,13 +22,13 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789()'&,.-"
 
 
 def write_checkpoint(folder: Path, layers: int = 3, more: tuple[str, ...] = ()) -> None:
-    """A random BERT with a vocabulary of words and letters, and `more` pieces behind these."""
+    """A random BERT whose vocabulary has words, letters and `more` pieces."""
     words = [*_NOUNS, *_GENRES, *_LETTERS, *(f"##{c}" for c in _LETTERS), *more]
     save_bert(folder, words, width=16, layers=layers, heads=2)
 
 
 def dataset(users: int = 12, events: int = 9) -> Dataset:
-    """Histories that go round the catalogue, so that there is something to learn."""
+    """Histories that cycle through the catalogue, so that there is something to learn."""
     items = [
         Item(str(n), f"{noun} {n}", f"{noun} {n}. {genre}", {"genre": [genre]})
         for n, (noun, genre) in enumerate((noun, genre) for noun in _NOUNS for genre in _GENRES)
@@ -38,7 +38,7 @@ def dataset(users: int = 12, events: int = 9) -> Dataset:
 
 
 def write_data(folder: Path, made: Dataset | None = None) -> None:
-    """What the stage `data` leaves of a data set; of the one above if none is given."""
+    """The output of stage `data` for a data set, by default for `dataset()`."""
     folder.mkdir(parents=True)
     made = made or dataset()
     made.save(folder)
@@ -47,14 +47,14 @@ def write_data(folder: Path, made: Dataset | None = None) -> None:
 
 
 class StoppedJob(Job):
-    """A job that is interrupted at a step of its progress, counted over all its bars; 0: never."""
+    """A job that is interrupted at step `stop_at` of its progress, counted over all bars; 0: never."""
 
     stop_at = 0
     done = 0
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[], None]]:
-        """Count steps in silence, but not those of reading, encoding and of the inside of a pass."""
+        """Count steps without output, except those of reading, encoding and within a pass."""
 
         def step() -> None:
             if label in ("read texts", "encode texts", "texts of a pass"):
@@ -67,7 +67,7 @@ class StoppedJob(Job):
 
 
 def job(artifacts: Path, *flags: str, stop_at: int = 0) -> StoppedJob:
-    """A job on the tiny data under `artifacts`, which is written if it is not there."""
+    """A job on the tiny data under `artifacts`, which are written if missing."""
     settings = ExportSettings(
         artifacts=artifacts, name="tiny", preset="smoke", _cli_parse_args=["--epochs", "2", "--batch", "4", *flags]
     )

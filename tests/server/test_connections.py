@@ -1,4 +1,4 @@
-"""How long a connection may live, and how often its client may ping: gRPC does as the settings say."""
+"""Settings of the age of connections and of the pings of clients take effect in gRPC."""
 
 from __future__ import annotations
 

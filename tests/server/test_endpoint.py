@@ -1,4 +1,4 @@
-"""The end of the gRPC server loses no call, and the end of gRPC's polling thread is no end in silence."""
+"""Stopping the gRPC server loses no call, and the death of its polling thread is reported."""
 
 from __future__ import annotations
 

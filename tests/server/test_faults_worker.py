@@ -1,4 +1,4 @@
-"""Faults of single requests, steps and loads stay where they are: each over a real socket."""
+"""Faults of single requests, steps and loads affect nothing else, over a real socket."""
 
 from __future__ import annotations
 

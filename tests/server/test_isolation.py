@@ -1,4 +1,4 @@
-"""A request's fate is its own, over a real socket: cancels, failing models, bad input, deadlines, a dead thread."""
+"""Requests do not affect each other, over a real socket: cancels, failing models, invalid input, deadlines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HTTP port for monitoring answers what it knows, truly, and nothing else."""
+"""The HTTP port for monitoring: probes, metrics and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The way of one Recommend through the server: how many of its files and threads it enters."""
+"""One Recommend runs through few files and threads of the server."""
 
 from __future__ import annotations
 

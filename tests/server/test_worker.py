@@ -1,4 +1,4 @@
-"""The worker: whatever happens to a call happens to it alone, and each is answered once or cancelled."""
+"""The worker: each call is answered once or cancelled, independently of the others."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def serving(paths: list[Path], repository: Path | None = None, *, is_stub: bool 
 
 
 class Clients:
-    """Threads that ask without a pause and keep what is wrong with the answers."""
+    """Threads that call continuously and collect wrong responses."""
 
     def __init__(self, port: int, number: int) -> None:
         self.wrong: list[str] = []

@@ -32,7 +32,7 @@ def write_manifest(folder: Path, name: str = "mine", version: int = 1, max_token
 
 
 def copy(bundle: Bundle, folder: Path, *, light: bool = False) -> Path:
-    """A copy of its files in `folder`, hard links where they can be; `light` stands a few bytes in for each model."""
+    """A copy in `folder`, of hard links where possible; with `light`, a few bytes replace each model."""
     folder.mkdir(parents=True)
     for name in (*bundle.manifest.files, MANIFEST):
         source = bundle.folder / name
@@ -72,19 +72,19 @@ def write_format_1(folder: Path, manifest: Manifest, **changes: object) -> dict[
 
 
 def stand_in(name: str) -> bytes:
-    """A model that has nothing but the name of its producer (field 2 of ONNX's ModelProto)."""
+    """A model with only the name of its producer (field 2 of ModelProto in ONNX)."""
     return b"\x12" + bytes([len(name)]) + name.encode()
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Write a file without touching what a hard link shares with it."""
+    """Write a file without changing its other hard links."""
     scratch = path.with_name(f"{path.name}.new")
     scratch.write_bytes(data)
     scratch.replace(path)
 
 
 def seal(folder: Path, version: int, name: str | None = None) -> None:
-    """Make the manifest fit the files again."""
+    """Update the manifest to the files."""
     facts = json.loads((folder / MANIFEST).read_bytes())
     facts |= {"version": version, "name": name or facts["name"]}
     facts["files"] = {file: file_hash(folder / file) for file in facts["files"]}

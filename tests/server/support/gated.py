@@ -42,14 +42,14 @@ class Gated:
         self._permits.release()
 
     def close(self) -> None:
-        """Hold the next batch, and tell of it by `entered`."""
+        """Hold the next batch, and release `entered` when it comes."""
         self._is_open = False
         for semaphore in (self._permits, self.entered):
             while semaphore.acquire(blocking=False):
                 pass
 
     def let_one_through(self) -> None:
-        """Let the batch through that is held; the next one is held again."""
+        """Let the held batch through; the next one is held."""
         self._permits.release()
 
     def until_held(self) -> None:
@@ -82,7 +82,7 @@ class Bench:
         return self.stub.Encode.future(pb.EncodeRequest(texts=[text]), timeout=timeout)
 
     def hold(self) -> grpc.Future:  # type: ignore[type-arg]
-        """Hold the worker in a step, so that what follows waits."""
+        """Hold the worker in a step, so that later calls wait."""
         self.encoder.close()
         first = self.ask("the first")
         self.encoder.until_held()
@@ -102,12 +102,12 @@ class Bench:
         until(lambda: inbox.qsize() >= calls, lambda: f"{inbox.qsize()} calls in the inbox, expected {calls}")
 
     def admit(self) -> None:
-        """End the step that is held: what waits is admitted, and the next step is held."""
+        """End the held step: waiting calls are admitted, and the next step is held."""
         self.encoder.let_one_through()
         self.encoder.until_held()
 
     def recommend(self, timeout: float = LONG) -> grpc.Future:  # type: ignore[type-arg]
-        """Ask for what has no text, so that only the ranker works."""
+        """Send a request without a text, so that only the ranker runs."""
         return self.recommender.Recommend.future(RecommendRequest(history=[Event(item_id="50")]), timeout=timeout)
 
     def is_healthy(self) -> bool:
@@ -150,6 +150,6 @@ def refused_of(
     calls: list[grpc.Future],  # type: ignore[type-arg]
     number: int,
 ) -> list[grpc.Future]:  # type: ignore[type-arg]
-    """The calls that have ended while the others wait, once `number` have."""
+    """The calls that have ended, once there are `number` of them."""
     until(lambda: sum(call.done() for call in calls) == number)
     return [call for call in calls if call.done()]

@@ -1,4 +1,4 @@
-"""A worker that is held, so that calls wait."""
+"""Hold the worker, so that calls wait."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.until import LONG
 
 
 def hold_steps(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Until this event is set, no worker runs a step."""
+    """No worker runs a step until the returned event is set."""
     is_open, step = threading.Event(), Worker.step
 
     def held_step(worker: Worker) -> None:

@@ -1,4 +1,4 @@
-"""A bundle of a few items with models by hand, so that a whole engine is there within milliseconds."""
+"""A bundle of a few items with hand-written models, so that an engine starts within milliseconds."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def write_bundle(
 
 
 def open_tiny(path: Path, _device: str, _threads: int) -> Session:
-    """The model by hand in the place of the one at `path`."""
+    """The hand-written model in place of the one at `path`."""
     return TinyRanker() if path.name == RANKER else TinyEncoder()
 
 
@@ -99,13 +99,13 @@ def engine(
     parts_off: Collection[str] = (),
     open_session: Callable[[Path, str, int], Session] = open_tiny,
 ) -> Recommender:
-    """An engine of the bundle that has not started; without a cache, so that equal texts are encoded again."""
+    """An engine that has not started; without a cache, so that equal texts are encoded again."""
     options = EngineOptions(sessions=1, cache_bytes=0, parts_off=frozenset(parts_off))
     return Recommender(load_bundle(folder), options, open_session=open_session)
 
 
 def ask(running: Recommender, *requests: Request) -> list[Recommendation]:
-    """What the engine answers to one list of requests."""
+    """The results of the engine for a batch of requests."""
     answers = running.recommend(requests)
     assert all(isinstance(answer, Recommendation) for answer in answers), answers
     return [answer for answer in answers if isinstance(answer, Recommendation)]

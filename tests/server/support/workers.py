@@ -1,4 +1,4 @@
-"""A worker over a small engine, driven by hand: time stands still unless something moves it."""
+"""A worker over a small engine, driven by the test with a clock that stands still."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class SmallEngine:
         self.served = Served(self.engine)
 
     def lease(self, name: str = "", version: int = 0) -> Lease[Recommender]:
-        """As a registry with this bundle alone."""
+        """As a registry with only this bundle."""
         if name not in {"", "small"} or version not in {0, 1}:
             raise NotFound(f"no bundle {name} is loaded")
         assert self.served.acquire()
@@ -126,7 +126,7 @@ class SmallEngine:
 
 
 def answer_alone(worker: Worker, method: str, message: bytes, deadline: float = 1e9) -> Reply:
-    """The reply to a call that nothing else is beside."""
+    """The reply to a call without other calls."""
     replies: list[Reply] = []
     worker.admit(Ticket(method, message, deadline, replies.append))
     while worker.has_work:
