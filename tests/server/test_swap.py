@@ -26,7 +26,7 @@ from tests.server.support.held import hold_steps
 from tests.server.support.secure import ENCODE, UNAUTHENTICATED, bearer, code
 from tests.until import LONG, until
 
-_SWAPS = 100
+_SWAPS = 50
 
 
 def session_threads() -> int:
