@@ -26,7 +26,8 @@ from swiftrec.benchmarks.environment import pinned
 from swiftrec.benchmarks.optional_deps import collect_until_error
 from swiftrec.benchmarks.server_process import ServerProcess, extra_flags, load_cores, running_server
 from swiftrec.benchmarks.statistics import OK, p99_of
-from swiftrec.benchmarks.workload import PATHS, Items, Method, Requests, make, mixed_texts
+from swiftrec.benchmarks.texts import Items, mixed_texts
+from swiftrec.benchmarks.workload import PATHS, Method, Requests, make
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import (
     AttributeValues,
     BatchRecommendRequest,

@@ -23,7 +23,7 @@ from swiftrec.benchmarks.peers.rounds import PeerSetup, floor, install_all, run_
 from swiftrec.benchmarks.peers.targets import Target, select_targets, with_best, with_tries
 from swiftrec.benchmarks.result_files import RESULTS
 from swiftrec.benchmarks.selection import Selection
-from swiftrec.benchmarks.workload import TokenCounter, bundle_texts
+from swiftrec.benchmarks.texts import TokenCounter, bundle_texts
 from swiftrec.server.models.bundle import Bundle, load_bundle
 
 

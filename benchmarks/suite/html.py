@@ -12,7 +12,7 @@ import numpy as np
 from swiftrec import plots
 from swiftrec.benchmarks.environment import load_warning
 from swiftrec.benchmarks.optional_deps import require_module
-from swiftrec.benchmarks.statistics import STEPS
+from swiftrec.benchmarks.responses import STEPS
 from swiftrec.benchmarks.suite import tables
 from swiftrec.benchmarks.suite.result import Point, Result
 from swiftrec.benchmarks.suite.results import RawRows

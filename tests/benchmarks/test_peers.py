@@ -29,7 +29,7 @@ from swiftrec.benchmarks.statistics import MIN_P99_RESPONSES, OK, Rows, slope_pe
 from swiftrec.benchmarks.suite import readme
 from swiftrec.benchmarks.suite.summary import newest_results
 from swiftrec.benchmarks.suite.targets import PeerComparison
-from swiftrec.benchmarks.workload import bundle_texts
+from swiftrec.benchmarks.texts import bundle_texts
 from swiftrec.export.data.dataset import Item, write_items
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb

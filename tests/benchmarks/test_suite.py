@@ -19,7 +19,7 @@ from swiftrec.benchmarks.__main__ import main
 from swiftrec.benchmarks.optional_deps import error_sentence, require_module
 from swiftrec.benchmarks.prometheus import Metrics, batch_sizes, metrics_between
 from swiftrec.benchmarks.server_process import ServerProcess, extra_flags
-from swiftrec.benchmarks.statistics import Rows, Summary, bottleneck
+from swiftrec.benchmarks.statistics import Rows, Summary
 from swiftrec.benchmarks.suite import tables
 from swiftrec.benchmarks.suite.compare import incomparable
 from swiftrec.benchmarks.suite.context import BenchContext
@@ -29,6 +29,7 @@ from swiftrec.benchmarks.suite.results import RawRows
 from swiftrec.benchmarks.suite.rounds import OfflineCost, Rounds
 from swiftrec.benchmarks.suite.run import _write_report
 from swiftrec.benchmarks.suite.settings import BenchSettings
+from swiftrec.benchmarks.window import bottleneck
 from swiftrec.benchmarks.workload import WORKLOADS, Name
 from tests.benchmarks.results import BUNDLE, MACHINE, point, repeated, result, workload
 from tests.conftest import ROOT
