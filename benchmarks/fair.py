@@ -20,14 +20,14 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from swiftrec.benchmarks import formatting
-from swiftrec.benchmarks.client import ANY_SIZE, ClosedLoop, ResponseLog, Send, arrivals, open_loop, unary
+from swiftrec.benchmarks.client import ANY_SIZE, ClosedLoop, ResponseLog, SendRequest, arrivals, open_loop, unary
 from swiftrec.benchmarks.connection import wait_ready
 from swiftrec.benchmarks.environment import pinned
 from swiftrec.benchmarks.optional_deps import collect_until_error
 from swiftrec.benchmarks.server_process import ServerProcess, extra_flags, load_cores, running_server
 from swiftrec.benchmarks.statistics import OK, p99_of
 from swiftrec.benchmarks.texts import Items, mixed_texts
-from swiftrec.benchmarks.workload import PATHS, Method, Requests, make
+from swiftrec.benchmarks.workload import PATHS, MethodName, Requests, make
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import (
     AttributeValues,
     BatchRecommendRequest,
@@ -141,7 +141,7 @@ def _filters(items: Items) -> Requests:
     return _requests("recommend", [RecommendRequest(filter=conditions).SerializeToString() for conditions in filters])
 
 
-def _requests(method: Method, payloads: list[bytes]) -> Requests:
+def _requests(method: MethodName, payloads: list[bytes]) -> Requests:
     ones = np.ones(len(payloads), np.int32)
     return Requests(method, payloads, ones, ones)
 
@@ -182,7 +182,7 @@ def _observe(server: ServerProcess, settings: FairSettings, number: int) -> Obse
 
 
 @contextmanager
-def _client(server: ServerProcess, method: str) -> Iterator[Send]:
+def _client(server: ServerProcess, method: str) -> Iterator[SendRequest]:
     """A client with a separate connection: by default gRPC's channels share one."""
     options = [ANY_SIZE, ("grpc.use_local_subchannel_pool", 1)]
     with grpc.insecure_channel(server.address, options) as channel:

@@ -23,9 +23,9 @@ from swiftrec.benchmarks.client import ResponseLog, arrivals
 from swiftrec.benchmarks.environment import pinned
 from swiftrec.benchmarks.flood import flood
 from swiftrec.benchmarks.optional_deps import collect_until_error
-from swiftrec.benchmarks.prometheus import Metrics, read_metrics
+from swiftrec.benchmarks.prometheus import ScrapedMetrics, read_metrics
 from swiftrec.benchmarks.server_process import ServerProcess, extra_flags, load_cores, running_server
-from swiftrec.benchmarks.statistics import OK, RESOURCE_EXHAUSTED, Rows
+from swiftrec.benchmarks.statistics import OK, RESOURCE_EXHAUSTED, RequestRows
 from swiftrec.benchmarks.workload import WORKLOADS, Name, make
 
 SERVICE_MS, _BATCH, BUDGET_MS = 50.0, 4, 400.0
@@ -192,7 +192,12 @@ def step(target: LoadTarget, times: float, seconds: float = 3.0, warmup_s: float
 
 
 def judge(
-    rows: Rows, target: LoadTarget, times: float, start: float, seconds: float, counts: dict[str, tuple[int, int]]
+    rows: RequestRows,
+    target: LoadTarget,
+    times: float,
+    start: float,
+    seconds: float,
+    counts: dict[str, tuple[int, int]],
 ) -> LoadStep:
     """The figures of the window from `start`: goodput of what was answered in it, latencies of what was due in it."""
     end = start + seconds
@@ -214,13 +219,13 @@ def judge(
     )
 
 
-def _scraped(server: ServerProcess) -> Metrics:
+def _scraped(server: ServerProcess) -> ScrapedMetrics:
     if server.metrics is None:
         raise RuntimeError(f"the server at {server.address} has no metrics: its counts cannot be compared")
     return read_metrics(server.metrics)
 
 
-def _different(rows: Rows, before: Metrics, server: ServerProcess) -> dict[str, tuple[int, int]]:
+def _different(rows: RequestRows, before: ScrapedMetrics, server: ServerProcess) -> dict[str, tuple[int, int]]:
     """Status codes of which client and server counted different numbers of calls, with both numbers."""
     ours = {name: int((rows.code == code).sum()) for name, code in _CODES.items()}
     end = time.monotonic() + _COUNT_TIMEOUT_S
@@ -232,7 +237,7 @@ def _different(rows: Rows, before: Metrics, server: ServerProcess) -> dict[str, 
         time.sleep(_POLL_S)  # a call is counted after its response was sent
 
 
-def _p99_ms(rows: Rows, code: int) -> float:
+def _p99_ms(rows: RequestRows, code: int) -> float:
     seconds = (rows.done - rows.intended)[rows.code == code]
     return 1e3 * float(np.percentile(seconds, 99)) if len(seconds) else 0.0
 

@@ -22,7 +22,7 @@ from swiftrec.benchmarks.connection import TlsSettings, wait_ready
 from swiftrec.benchmarks.optional_deps import error_sentence
 from swiftrec.benchmarks.recording import FORMAT, Pseudonyms
 from swiftrec.benchmarks.texts import TokenCounter
-from swiftrec.benchmarks.workload import PATHS, Method
+from swiftrec.benchmarks.workload import PATHS, MethodName
 from swiftrec.server.models.bundle import find_bundle
 from swiftrec.server.signals import on_signals
 
@@ -43,7 +43,7 @@ class RecordSettings(TlsSettings):
 
     target: str = Field(description="HOST:PORT of the server")
     output: Path = Field(description="file of the recording (JSON lines)")
-    method: Method = Field("recommend", description="method to record; others are only forwarded")
+    method: MethodName = Field("recommend", description="method to record; others are only forwarded")
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle with the tokenizer that counts tokens")
     keep_texts: bool = Field(False, description="write texts and item ids in the clear as well")
     port: int = Field(0, ge=0, le=65_535, description="port for clients; 0 takes a free one")
@@ -103,7 +103,7 @@ class Recorder:
         OSError: nothing can be written.
     """
 
-    def __init__(self, method: Method, pseudonyms: Pseudonyms, file: Sink) -> None:
+    def __init__(self, method: MethodName, pseudonyms: Pseudonyms, file: Sink) -> None:
         self._method, self._pseudonyms, self._file = method, pseudonyms, file
         self._first: float | None = None
         self._lock = threading.Lock()

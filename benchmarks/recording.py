@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.benchmarks.texts import Items, TokenCounter, TokenTexts
-from swiftrec.benchmarks.workload import Method, Requests
+from swiftrec.benchmarks.workload import MethodName, Requests
 from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import (
     AttributeValues,
@@ -59,7 +59,7 @@ class Pseudonyms:
         self._count, self._keep = count, keep_texts
         self._key = secrets.token_bytes(32)
 
-    def call(self, method: Method, payload: bytes) -> list[Shape]:
+    def call(self, method: MethodName, payload: bytes) -> list[Shape]:
         """The shapes of the requests of one call.
 
         Raises:
@@ -122,7 +122,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 class Recording:
     """Calls of one method: `times` in seconds from the first call, and the shapes of its requests."""
 
-    method: Method
+    method: MethodName
     times: NDArray[np.float64]
     calls: list[list[Shape]]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.benchmarks.statistics import RESOURCE_EXHAUSTED
-from swiftrec.benchmarks.workload import Method
+from swiftrec.benchmarks.workload import MethodName
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeResponse
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendResponse, RecommendResponse
 
@@ -44,7 +44,7 @@ class ResponseSample:
         return {step: {"p50_ms": float(values[0, n]), "p99_ms": float(values[1, n])} for n, step in enumerate(STEPS)}
 
 
-def read_responses(method: Method, payloads: Sequence[bytes]) -> ResponseSample:
+def read_responses(method: MethodName, payloads: Sequence[bytes]) -> ResponseSample:
     """Decode responses. A ranking without items, an entry with an error and a vector of no length count as wrong."""
     if method == "encode":
         vectors = [EncodeResponse.FromString(payload) for payload in payloads]

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class RequestRows:
     """One row a request; times in seconds on one monotonic clock, `code` is the number of a gRPC status.
 
     `intended` is the scheduled time of an open loop; in a closed loop it equals `sent`. `tokens` are those of the
@@ -47,26 +47,26 @@ class Rows:
         np.savez(path, **self.columns())  # type: ignore[arg-type] # the annotation has allow_pickle among the arrays
 
     @classmethod
-    def load(cls, path: Path) -> Rows:
+    def load(cls, path: Path) -> RequestRows:
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as file:
             return cls(**{name: file[name] for name in COLUMNS})
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Rows]) -> Rows:
+    def concatenate(cls, parts: Sequence[RequestRows]) -> RequestRows:
         """The rows of several clients."""
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS))
 
-    def within(self, start: float, end: float, *, by: str = "done") -> Rows:
+    def within(self, start: float, end: float, *, by: str = "done") -> RequestRows:
         """The rows whose time `by` is in [start, end)."""
         moments = getattr(self, by)
         return self.only((moments >= start) & (moments < end))
 
-    def only(self, keep: NDArray[np.bool_]) -> Rows:
+    def only(self, keep: NDArray[np.bool_]) -> RequestRows:
         """The rows for which `keep` is true."""
-        return Rows(*(getattr(self, name)[keep] for name in COLUMNS))
+        return RequestRows(*(getattr(self, name)[keep] for name in COLUMNS))
 
-    def succeeded(self) -> Rows:
+    def succeeded(self) -> RequestRows:
         """The rows with status OK."""
         return self.only(self.code == OK)
 
@@ -110,7 +110,7 @@ class Summary:
         return asdict(self)
 
 
-def summarise(rows: Rows, seconds: float, slo_ms: float) -> Summary:
+def summarise(rows: RequestRows, seconds: float, slo_ms: float) -> Summary:
     """Figures of the rows of a window of `seconds`."""
     succeeded = rows.succeeded()
     latency_ms = rows.latency_ms()
@@ -134,7 +134,7 @@ def p99_of(latency_ms: Floats) -> float:
     return _percentile(latency_ms, 99.0, MIN_P99_RESPONSES)
 
 
-def slope_per_s(rows: Rows, start: float, end: float) -> float:
+def slope_per_s(rows: RequestRows, start: float, end: float) -> float:
     """Successful recommendations per second in a window, as the slope of their running count.
 
     A server that batches responds in bursts, which the ends of a window would cut. Bursts that span less than half of

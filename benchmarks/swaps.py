@@ -24,7 +24,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from swiftrec.benchmarks import formatting
-from swiftrec.benchmarks.client import ClosedLoop, OnResponse, ResponseLog, Send, connected, send_all
+from swiftrec.benchmarks.client import ClosedLoop, OnResponse, ResponseLog, SendRequest, connected, send_all
 from swiftrec.benchmarks.statistics import OK
 from swiftrec.benchmarks.workload import PATHS, Requests, make
 from swiftrec.server.app import App
@@ -76,8 +76,8 @@ class ResponseChecker:
         self.versions.add(ranked.version)
         self.mixed += not _is_own(_ranking(ranked), self.own[ranked.version % 2][request])
 
-    def checked(self, send: Send) -> Send:
-        """A `Send` that checks each response."""
+    def checked(self, send: SendRequest) -> SendRequest:
+        """A `SendRequest` that checks each response."""
 
         def checked_send(request: bytes, on_response: OnResponse) -> None:
             def check(code: int, response: bytes) -> None:
@@ -205,7 +205,7 @@ def _is_own(ranking: Ranking, own: Ranking) -> bool:
     return is_whole and len(ranking) == len(own) and all(a == b or abs(x - y) < _TIE for (a, x), (b, y) in pairs)
 
 
-def _own(send: Send, requests: Requests) -> dict[bytes, Ranking]:
+def _own(send: SendRequest, requests: Requests) -> dict[bytes, Ranking]:
     """The ranking of each request, sent alone."""
     log = ResponseLog(requests)
     send_all(send, log)

@@ -196,7 +196,7 @@ class TeacherServeSettings(ServerSettings):
     smart: bool = Field(False, description="group texts by length, as the server does with the student")
 
 
-class TorchSession:
+class TeacherSession:
     """Runs a PyTorch module instead of an ONNX session.
 
     Args:
@@ -242,8 +242,8 @@ def serve(settings: TeacherServeSettings) -> int:
 
     def open_session(path: Path, _device: str, _threads: int) -> Session:
         if path.name == "ranker.onnx":
-            return TorchSession(lambda feeds: ranker(feeds["vectors"], feeds["kinds"], feeds["mask"]))
-        return TorchSession(lambda feeds: encoder(feeds["input_ids"], feeds["attention_mask"]))
+            return TeacherSession(lambda feeds: ranker(feeds["vectors"], feeds["kinds"], feeds["mask"]))
+        return TeacherSession(lambda feeds: encoder(feeds["input_ids"], feeds["attention_mask"]))
 
     app = App(settings, open_session=open_session)
     stop = stop_on_signals(app)

@@ -11,7 +11,7 @@ import numpy as np
 
 from swiftrec.benchmarks.environment import CpuReading
 from swiftrec.benchmarks.responses import ResponseSample
-from swiftrec.benchmarks.statistics import COLUMNS, LATE_MS, Rows, Summary, summarise
+from swiftrec.benchmarks.statistics import COLUMNS, LATE_MS, RequestRows, Summary, summarise
 
 _MAX_LATE_SHARE = 0.25  # of the p99: beyond it the p99 shows the lateness of the client
 
@@ -24,7 +24,7 @@ class Window:
     a closed loop the rows that were answered in the window count, in an open loop those intended in it.
     """
 
-    rows: Rows
+    rows: RequestRows
     first: CpuReading
     last: CpuReading
     sample: ResponseSample
@@ -37,15 +37,15 @@ class Window:
         """Length of the window."""
         return self.last.planned - self.first.planned
 
-    def measured(self) -> Rows:
+    def measured(self) -> RequestRows:
         """The rows that count."""
         return self.rows.within(self.first.planned, self.last.planned, by="intended" if self.is_open else "done")
 
-    def answered(self) -> Rows:
+    def answered(self) -> RequestRows:
         """The rows answered within the window; under overload fewer than were intended in it."""
         return self.rows.within(self.first.planned, self.last.planned)
 
-    def between_readings(self) -> Rows:
+    def between_readings(self) -> RequestRows:
         """The rows answered between the CPU readings: those that the CPU time was spent on."""
         return self.rows.within(self.first.moment, self.last.moment)
 
@@ -62,7 +62,7 @@ class Window:
         with np.load(path, allow_pickle=False) as file:
             tokens, is_open, has_server, wrong, rejected = file["facts"].tolist()
             sample = ResponseSample(file["steps"], int(wrong), tuple(file["bundles"].tolist()), int(rejected))
-            rows = Rows(*(file[name] for name in COLUMNS))
+            rows = RequestRows(*(file[name] for name in COLUMNS))
             first, last = (
                 CpuReading(planned, moment, server if has_server else None, own)
                 for planned, moment, server, own in file["readings"].tolist()
@@ -75,7 +75,7 @@ def merge_windows(windows: Sequence[Window]) -> Window:
     first = windows[0]
     own = sum(window.last.own - window.first.own for window in windows)
     return Window(
-        rows=Rows.concatenate([window.rows for window in windows]),
+        rows=RequestRows.concatenate([window.rows for window in windows]),
         first=replace(first.first, own=0.0),
         last=replace(first.last, own=own),
         sample=ResponseSample.merge([window.sample for window in windows]),

@@ -29,9 +29,9 @@ from swiftrec.server.models.bundle import MANIFEST, Manifest
 from swiftrec.server.pb.swiftrec.v1 import encoder_pb2, recommender_pb2
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
 
-Method = Literal["encode", "recommend", "batch"]
+MethodName = Literal["encode", "recommend", "batch"]
 Name = Literal["words", "query", "short", "mixed", "history", "hot", "list"]
-PATHS: dict[Method, str] = {
+PATHS: dict[MethodName, str] = {
     "encode": "/swiftrec.v1.EncoderService/Encode",
     "recommend": "/swiftrec.v1.RecommenderService/Recommend",
     "batch": "/swiftrec.v1.RecommenderService/BatchRecommend",
@@ -51,7 +51,7 @@ class WorkloadSpec:
     """
 
     version: int
-    method: Method
+    method: MethodName
     entries: int = 1
     repeats: bool = False
 
@@ -71,7 +71,7 @@ WORKLOADS: dict[Name, WorkloadSpec] = {
 class Requests:
     """Serialised requests, with the tokens of their texts after truncation and their number of recommendations."""
 
-    method: Method
+    method: MethodName
     payloads: list[bytes]
     tokens: NDArray[np.int32]
     entries: NDArray[np.int32]
@@ -113,7 +113,7 @@ def make(name: Name, bundle: Path, number: int, seed: int) -> Requests:
 
 
 def _requests(
-    method: Method,
+    method: MethodName,
     messages: Sequence[RecommendRequest | recommender_pb2.BatchRecommendRequest | encoder_pb2.EncodeRequest],
     tokens: Sequence[int],
     entries: int,
@@ -122,7 +122,7 @@ def _requests(
     return Requests(method, payloads, np.array(tokens, np.int32), np.full(len(payloads), entries, np.int32))
 
 
-def _words(items: Items, number: int, seed: int, method: Method) -> Requests:
+def _words(items: Items, number: int, seed: int, method: MethodName) -> Requests:
     texts, counter = mixed_texts(items.texts, number, seed), TokenCounter(items.folder)
     messages = [
         encoder_pb2.EncodeRequest(texts=[text]) if method == "encode" else RecommendRequest(query=text)

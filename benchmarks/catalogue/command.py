@@ -24,9 +24,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from swiftrec.benchmarks import formatting, result_files
 from swiftrec.benchmarks.bundle_id import BundleId
+from swiftrec.benchmarks.catalogue.comparison import WARMUP_USERS, CatalogueComparison, resident_mb
 from swiftrec.benchmarks.catalogue.result import CatalogueResult, tables
 from swiftrec.benchmarks.catalogue.synthetic import histories, make_bundle
-from swiftrec.benchmarks.catalogue.trial import WARMUP_USERS, Trial, resident_mb
 from swiftrec.benchmarks.optional_deps import collect_until_error
 from swiftrec.benchmarks.result_files import RESULTS
 from swiftrec.benchmarks.server_process import tool_command
@@ -107,8 +107,10 @@ def _measure_size(settings: CatalogueSettings) -> list[dict[str, Any]]:
             before_mb, started = resident_mb(), time.monotonic()
             with Recommender(load_bundle(large), options) as engine:
                 load_s = time.monotonic() - started
-                trial = Trial(base, engine, user_histories, queries, settings.repeats, settings.exact_below)
-                return [asdict(row) for row in trial.rows(load_s, before_mb)]
+                comparison = CatalogueComparison(
+                    base, engine, user_histories, queries, settings.repeats, settings.exact_below
+                )
+                return [asdict(row) for row in comparison.rows(load_s, before_mb)]
 
 
 def _queries(settings: CatalogueSettings) -> list[str]:

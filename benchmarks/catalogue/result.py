@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from swiftrec.benchmarks import formatting
-from swiftrec.benchmarks.result_files import ToolResult
+from swiftrec.benchmarks.result_files import ResultRow, ToolResult
 
 IN_PROCESS = "the whole request without gRPC, in one process, one at a time"
 _SEARCH = ["items", "index", "request", "recall@100", "recall@10", "worst@100", "p50 ms", "p99 ms"]
 _WHOLE = ["items", "index", "Recommend", "p50 ms", "p99 ms", "x 2,000 items"]
 _COSTS = ["items", "index", "load s", "build s", "memory MB", "index MB"]
-Row = Mapping[str, Any]
 
 
 class CatalogueResult(ToolResult):
@@ -26,7 +25,7 @@ class CatalogueResult(ToolResult):
     rows: list[dict[str, Any]] = Field([], description="one for each size and index")
 
 
-def tables(rows: Sequence[Row]) -> str:
+def tables(rows: Sequence[ResultRow]) -> str:
     """Three tables: search, whole requests, costs."""
     search = [
         [f"{row['items']:,}", row["index"], name, f"{s['recall']:.4f}", f"{s['recall_10']:.4f}", f"{s['worst']:.2f}"]

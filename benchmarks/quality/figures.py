@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.benchmarks import formatting
-from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, LibraryLists, Lists, Problem
+from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, ItemLists, LibraryLists, LibraryProblem
 from swiftrec.export.arrays import Floats
 from swiftrec.export.evaluate.metrics import TOP, RankedCases, figure
 from swiftrec.export.evaluate.ranks import NOT_FOUND
 from swiftrec.export.schema.record import Figure
 
 if TYPE_CHECKING:
-    from swiftrec.benchmarks.quality.evaluation import Evaluation
+    from swiftrec.benchmarks.quality.evaluation import BundleEvaluation
 
 Ranks = NDArray[np.int64]
 
@@ -43,7 +43,7 @@ class QualityRow:
     trials: Sequence[Mapping[str, Any]] = ()
 
 
-def own_rows(evaluation: Evaluation) -> list[QualityRow]:
+def own_rows(evaluation: BundleEvaluation) -> list[QualityRow]:
     """The baselines, the teacher and the default variant, as the export ranked them."""
     rows = []
     for name, ranks in evaluation.ranks.items():
@@ -52,7 +52,7 @@ def own_rows(evaluation: Evaluation) -> list[QualityRow]:
     return rows
 
 
-def row_of(library: LibraryLists, evaluation: Evaluation) -> QualityRow:
+def row_of(library: LibraryLists, evaluation: BundleEvaluation) -> QualityRow:
     """The row of another library's lists.
 
     Raises:
@@ -73,7 +73,7 @@ def row_of(library: LibraryLists, evaluation: Evaluation) -> QualityRow:
     )
 
 
-def ranks_of(lists: Lists, targets: NDArray[np.int64]) -> Ranks:
+def ranks_of(lists: ItemLists, targets: NDArray[np.int64]) -> Ranks:
     """Each target's place in its list, 0 is best; NOT_FOUND if it is not in it."""
     is_target = lists == targets[:, None]
     ranks: Ranks = np.where(is_target.any(1), is_target.argmax(1), NOT_FOUND)
@@ -98,7 +98,7 @@ def _signed(difference: Figure) -> str:
     return f"{difference.mean:+.4f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
-def _row(subject: str, library: str, ndcg: Floats, recall: Floats, evaluation: Evaluation) -> QualityRow:
+def _row(subject: str, library: str, ndcg: Floats, recall: Floats, evaluation: BundleEvaluation) -> QualityRow:
     own = _ranked(evaluation.ranks[evaluation.default].astype(np.int64)).ndcg
     return QualityRow(
         subject=subject,
@@ -114,7 +114,7 @@ def _ranked(ranks: Ranks) -> RankedCases:
     return RankedCases(ranks, np.full((len(ranks), TOP), NO_ITEM, dtype=np.int64))
 
 
-def _require_valid(row: str, lists: Lists, problem: Problem) -> None:
+def _require_valid(row: str, lists: ItemLists, problem: LibraryProblem) -> None:
     """Lists are held to the rules of the test: a library that recommends masked items would get wrong figures."""
     expected = (len(problem.test), LIST_LENGTH)
     if lists.shape != expected:

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.benchmarks.statistics import MIN_P99_RESPONSES, OK, SHARE_70, Rows
+from swiftrec.benchmarks.statistics import MIN_P99_RESPONSES, OK, SHARE_70, RequestRows
 from swiftrec.benchmarks.suite.bootstrap import DRAWS_WITHIN, Bootstrap, Estimate, Floats, sliced
 from swiftrec.benchmarks.suite.curve import by_share, knee
 from swiftrec.benchmarks.suite.result import Point, Repeated, Workload
@@ -240,22 +240,22 @@ _COSTS: dict[str, tuple[Callable[[Workload], Sequence[float]], bool]] = {
 """Name -> the figure of each round of a workload, and whether a higher one is better."""
 
 
-def _has_few(rows: Rows) -> bool:
+def _has_few(rows: RequestRows) -> bool:
     return int((rows.code == OK).sum()) < MIN_P99_RESPONSES
 
 
-def _latencies(rows: Rows, floor_us: float) -> list[Floats]:
+def _latencies(rows: RequestRows, floor_us: float) -> list[Floats]:
     """Latencies of successful requests as multiples of the floor, by slices of the window; no slice is empty."""
     good = rows.only(rows.code == OK)
     return [part for part in sliced(1e3 * good.latency_ms() / floor_us, good.intended) if len(part)]
 
 
-def _entries(rows: Rows, moments: Floats, keep: NDArray[np.bool_]) -> list[Floats]:
+def _entries(rows: RequestRows, moments: Floats, keep: NDArray[np.bool_]) -> list[Floats]:
     """How many recommendations each kept row has, 0 for the others, by slices of the window."""
     return sliced(np.where(keep, rows.entries, 0).astype(np.float64), moments)
 
 
-def _within(rows: Rows, slo_ms: float) -> NDArray[np.bool_]:
+def _within(rows: RequestRows, slo_ms: float) -> NDArray[np.bool_]:
     """Which rows are successful and within the SLO."""
     is_within: NDArray[np.bool_] = (rows.code == OK) & (1e3 * (rows.done - rows.intended) <= slo_ms)
     return is_within

@@ -1,4 +1,4 @@
-"""Imports in benchmarks/ point one way: tools -> load -> {window, server_process} -> statistics -> workload -> texts."""
+"""Imports in benchmarks/ point one way: tools -> load -> window, server_process -> statistics -> workload -> texts."""
 
 from __future__ import annotations
 

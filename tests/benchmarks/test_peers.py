@@ -21,11 +21,11 @@ from swiftrec.benchmarks.peers import install, messages, process_tree, rounds, t
 from swiftrec.benchmarks.peers.ground_truth import right_rankings
 from swiftrec.benchmarks.peers.measure import measure, p99_or_none
 from swiftrec.benchmarks.peers.results import PeerResults, RoundResult
-from swiftrec.benchmarks.peers.servers.job import Job, read_ids, split_by_length
-from swiftrec.benchmarks.peers.session import Ranking, Session
+from swiftrec.benchmarks.peers.servers.job import PeerJob, read_ids, split_by_length
+from swiftrec.benchmarks.peers.session import PeerSession, TextRanking
 from swiftrec.benchmarks.peers.targets import OURS, UNARY, Target, select_targets, with_tries
 from swiftrec.benchmarks.peers.transports import UNKNOWN
-from swiftrec.benchmarks.statistics import MIN_P99_RESPONSES, OK, Rows, slope_per_s
+from swiftrec.benchmarks.statistics import MIN_P99_RESPONSES, OK, RequestRows, slope_per_s
 from swiftrec.benchmarks.suite import readme
 from swiftrec.benchmarks.suite.summary import newest_results
 from swiftrec.benchmarks.suite.targets import PeerComparison
@@ -54,7 +54,7 @@ def test_splitting_keeps_the_order_and_saves_padding() -> None:
 def test_the_job_of_the_peers_gives_the_reference(bundle: Bundle, split: int) -> None:
     texts, encoder = bundle_texts(bundle.folder, 64, seed=3), bundle.encoder("cpu", None)
     right = right_rankings(bundle, encoder, texts)
-    job = Job(encoder, bundle.folder / "ranker.onnx", bundle.folder, bundle.manifest.max_tokens, split)
+    job = PeerJob(encoder, bundle.folder / "ranker.onnx", bundle.folder, bundle.manifest.max_tokens, split)
     answers = job.answer(texts)
     assert all(right.is_right(n, ids) for n, ids in enumerate(answers))
     assert not any(right.is_right(n, answers[n - 1]) for n in range(len(texts)) if answers[n - 1] != answers[n])
@@ -133,7 +133,7 @@ def test_items_of_equal_score_may_change_places() -> None:
     assert not scores(gap=1e-3).is_same(0, IDS[:10], swapped)
 
 
-def answered(session: Session, *responses: tuple[int, bytes]) -> ResponseLog:
+def answered(session: PeerSession, *responses: tuple[int, bytes]) -> ResponseLog:
     """The log of a session whose requests end so, one after the other."""
     log, outcomes = session.log(len(responses)), iter(responses)
     send_all(lambda _request, on_response: on_response(*next(outcomes)), log)
@@ -142,7 +142,7 @@ def answered(session: Session, *responses: tuple[int, bytes]) -> ResponseLog:
 
 def test_an_entry_of_a_batch_that_failed_is_an_error_and_not_a_wrong_answer() -> None:
     target = Target("ours", "batch", "grpc", messages.BATCH, messages.pack_batch, messages.unpack_batch, texts=3)
-    session = Session(target, scores(), TEXTS, TOKENS)
+    session = PeerSession(target, scores(), TEXTS, TOKENS)
     good = pb.RecommendResponse(items=[pb.RankedItem(item_id=item) for item in IDS[:10]])
     bad = pb.RecommendResponse(items=[pb.RankedItem(item_id=item) for item in reversed(IDS[:10])])
     results = [pb.BatchRecommendResult(response=good), pb.BatchRecommendResult(error=pb.EntryError(code=8))]
@@ -155,14 +155,14 @@ def test_an_entry_of_a_batch_that_failed_is_an_error_and_not_a_wrong_answer() ->
 
 
 def test_mix_is_of_tokens_and_not_of_words() -> None:
-    session = Session(fake("a"), scores(), TEXTS, [100, *[10] * (len(TEXTS) - 1)])
+    session = PeerSession(fake("a"), scores(), TEXTS, [100, *[10] * (len(TEXTS) - 1)])
     mean = (100 + 10 * (len(TEXTS) - 1)) / len(TEXTS)
-    assert session.mix([Ranking(0, IDS)]) == pytest.approx(100 / mean)
-    assert session.mix([Ranking(1, IDS)]) == pytest.approx(10 / mean)
+    assert session.mix([TextRanking(0, IDS)]) == pytest.approx(100 / mean)
+    assert session.mix([TextRanking(1, IDS)]) == pytest.approx(10 / mean)
 
 
 def test_a_response_that_cannot_be_read_counts_as_an_error() -> None:
-    session = Session(fake("a"), scores(), TEXTS, TOKENS)
+    session = PeerSession(fake("a"), scores(), TEXTS, TOKENS)
     _, rows = session.check(answered(session, (OK, b"no json"), (OK, b"7"), (UNKNOWN, b"")))
     assert (session.rankings, session.errors) == (0, 3)
     assert rows.code.tolist() == [UNKNOWN] * 3
@@ -195,7 +195,9 @@ def test_an_answer_that_depends_on_its_mates_is_seen_and_no_garbage_is_collected
         answered(OK, json.dumps(ids).encode())
 
     running = SimpleNamespace(cpu_s=float, check=lambda: None)
-    result = measure(cast("process_tree.ProcessTree", running), ask, Session(fake("a"), scores(), TEXTS, TOKENS), PLAN)
+    result = measure(
+        cast("process_tree.ProcessTree", running), ask, PeerSession(fake("a"), scores(), TEXTS, TOKENS), PLAN
+    )
     assert result.different_alone > 0
     assert collects == {False}
     assert gc.isenabled()
@@ -204,7 +206,7 @@ def test_an_answer_that_depends_on_its_mates_is_seen_and_no_garbage_is_collected
 def test_rates_are_not_cut_by_the_ends_of_a_window() -> None:
     def rate(moments: Sequence[float]) -> float:
         times, ones = np.array(moments), np.ones(len(moments), np.int32)
-        return slope_per_s(Rows(times, times, times, 0 * ones, ones, ones), 0.0, 4.0)
+        return slope_per_s(RequestRows(times, times, times, 0 * ones, ones, ones), 0.0, 4.0)
 
     bursts = [moment for moment in np.arange(0.05, 4.0, 0.31) for _ in range(32)]
     assert rate(bursts) == pytest.approx(32 / 0.31, rel=0.02)
@@ -244,7 +246,7 @@ def test_a_figure_that_was_not_measured_is_null() -> None:
 
 
 def test_a_servers_error_message_is_kept() -> None:
-    session = Session(fake("a"), scores(), TEXTS, TOKENS)
+    session = PeerSession(fake("a"), scores(), TEXTS, TOKENS)
     session.check(answered(session, (8, b"queue is full")))
     assert session.trouble == "a request failed with status 8: queue is full"
 
@@ -307,7 +309,9 @@ def test_a_window_with_too_few_answers_has_latencies_and_no_p99() -> None:
         threading.Timer(0.005, answered, [OK, json.dumps(IDS[:10]).encode()]).start()
 
     running = SimpleNamespace(cpu_s=float, check=lambda: None)
-    result = measure(cast("process_tree.ProcessTree", running), ask, Session(fake("a"), scores(), TEXTS, TOKENS), PLAN)
+    result = measure(
+        cast("process_tree.ProcessTree", running), ask, PeerSession(fake("a"), scores(), TEXTS, TOKENS), PLAN
+    )
     assert result.p99_ms_at_70 is None
     assert 0 < len(result.latency_ms) < MIN_P99_RESPONSES
 

@@ -17,7 +17,7 @@ from swiftrec.benchmarks.__main__ import main
 from swiftrec.benchmarks.peers import command as command
 from swiftrec.benchmarks.peers import install, process_tree, rounds
 from swiftrec.benchmarks.peers.ground_truth import GroundTruth
-from swiftrec.benchmarks.peers.measure import Figures
+from swiftrec.benchmarks.peers.measure import RoundFigures
 from swiftrec.benchmarks.peers.process_tree import PeerError
 from swiftrec.benchmarks.peers.results import PeerResults, PeerSettingsResult, PeersResult, RoundResult
 from swiftrec.benchmarks.peers.rounds import PeerSetup, run_rounds
@@ -97,7 +97,7 @@ def test_a_peer_that_does_not_install_is_skipped(
 def test_an_interrupted_run_ends_its_server(run: Callable[..., PeerResults], monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[int] = []
 
-    def interrupt(running: process_tree.ProcessTree, *_: object) -> Figures:
+    def interrupt(running: process_tree.ProcessTree, *_: object) -> RoundFigures:
         started.append(running.process.pid)
         raise KeyboardInterrupt
 
@@ -204,7 +204,7 @@ def peers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]
     monkeypatch.setattr(rounds, "client_costs", lambda *_: {"http": 20.0})
     monkeypatch.setattr(rounds, "floor_us", lambda _: 1_000.0)
 
-    def run(item: Callable[[Target], Figures], *flags: str) -> int:
+    def run(item: Callable[[Target], RoundFigures], *flags: str) -> int:
         monkeypatch.setattr(rounds, "run_target", lambda _setup, target: item(target))
         return main(["peers", "--variant", "int8", "--repeats", "2", "--results", str(tmp_path / "results"), *flags])
 
@@ -220,7 +220,7 @@ def written(tmp_path: Path, kind: type[R]) -> R:
     return stored
 
 
-def fast_with_16(target: Target) -> Figures:
+def fast_with_16(target: Target) -> RoundFigures:
     return figures(requests_per_s=600.0 if target.batching == BEST else 500.0)
 
 
@@ -229,7 +229,7 @@ def test_every_setting_is_measured_each_round_and_the_best_is_printed_kept_and_j
 ) -> None:
     seen: Counter[tuple[str, Batching | None]] = Counter()
 
-    def one(target: Target) -> Figures:
+    def one(target: Target) -> RoundFigures:
         seen[target.mode.partition(",")[0], target.batching] += 1
         return fast_with_16(target)
 
@@ -252,7 +252,7 @@ def test_the_best_is_what_the_next_comparison_uses(peers: Callable[..., int], tm
     assert peers(fast_with_16, "--tries", "--targets", "mosec") == 0
     used: set[tuple[str, Batching | None]] = set()
 
-    def one(target: Target) -> Figures:
+    def one(target: Target) -> RoundFigures:
         used.add((target.mode, target.batching))
         return figures()
 
@@ -283,7 +283,7 @@ def test_a_setting_with_errors_or_wrong_answers_is_never_the_best(spoilt: dict[s
 def test_tries_that_are_cut_off_keep_what_they_have_marked_partial_and_name_no_best(
     error: type[BaseException], peers: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def one(target: Target) -> Figures:
+    def one(target: Target) -> RoundFigures:
         if target.batching == Batching(32, 1):
             raise error("cut off")
         return fast_with_16(target)
@@ -299,7 +299,7 @@ def test_tries_that_are_cut_off_keep_what_they_have_marked_partial_and_name_no_b
 def test_a_setting_with_which_a_server_dies_leaves_no_best_and_is_named(
     peers: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def one(target: Target) -> Figures:
+    def one(target: Target) -> RoundFigures:
         if target.mode == f"as documented, {Batching(32, 1)}":
             raise PeerError("ended with exit code 3")
         return fast_with_16(target)
@@ -325,7 +325,7 @@ def test_rounds_are_interleaved_with_the_floor_before_and_after_each(
         order.append("floor")
         return next(floors)
 
-    def item(target: Target) -> Figures:
+    def item(target: Target) -> RoundFigures:
         order.append(target.mode)
         return figures()
 
@@ -342,7 +342,7 @@ def test_the_floor_is_measured_again_after_a_server_that_failed(
     floors = iter((100.0, 500.0, 700.0, 900.0))
     monkeypatch.setattr(rounds, "floor_us", lambda _: next(floors))
 
-    def item(target: Target) -> Figures:
+    def item(target: Target) -> RoundFigures:
         if not target.splits:
             raise PeerError("ended")
         return figures()
@@ -357,7 +357,7 @@ def test_a_comparison_that_is_cut_off_after_its_first_variant_keeps_that_one(
 ) -> None:
     calls = Counter[str]()
 
-    def one(target: Target) -> Figures:
+    def one(target: Target) -> RoundFigures:
         calls[target.mode] += 1
         if calls[target.mode] > 2:
             raise KeyboardInterrupt
@@ -397,7 +397,7 @@ def test_a_precision_alone_stands_in_the_rows_as_the_encoder_that_it_means_and_i
 def test_a_client_at_its_limit_makes_the_comparison_fail_and_its_rows_are_marked(
     peers: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def one(target: Target) -> Figures:
+    def one(target: Target) -> RoundFigures:
         return figures(client_busy=0.97 if target.splits else 0.5)
 
     assert peers(one) == 1

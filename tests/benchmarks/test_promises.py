@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from swiftrec.benchmarks.catalogue.trial import CatalogueRow, RequestFigures, SearchFigures
+from swiftrec.benchmarks.catalogue.comparison import CatalogueRow, RequestFigures, SearchFigures
 from swiftrec.benchmarks.peers.results import PeerResults, RoundResult
 from swiftrec.benchmarks.peers.targets import OURS, select_targets
 from swiftrec.benchmarks.result_files import ToolResult

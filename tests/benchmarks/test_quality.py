@@ -19,15 +19,15 @@ from swiftrec.benchmarks import __main__ as program
 from swiftrec.benchmarks.bundle_id import BundleId
 from swiftrec.benchmarks.peers import install
 from swiftrec.benchmarks.quality import command, tuning
-from swiftrec.benchmarks.quality.evaluation import Evaluation, load_evaluation
+from swiftrec.benchmarks.quality.evaluation import BundleEvaluation, load_evaluation
 from swiftrec.benchmarks.quality.exchange import (
     LIST_LENGTH,
     NO_ITEM,
     Histories,
+    HyperparameterTrial,
+    ItemLists,
     LibraryLists,
-    Lists,
-    Problem,
-    Trial,
+    LibraryProblem,
     ndcg,
     without_masked,
 )
@@ -45,17 +45,17 @@ from tests.server.support.bundles import stand_in
 
 
 @pytest.fixture
-def evaluation() -> Evaluation:
+def evaluation() -> BundleEvaluation:
     """The default variant finds the first target second, the second one first and the third one not."""
     own = np.array([1, 0, NOT_FOUND], dtype=np.int32)
     best = np.zeros(3, dtype=np.int32)
     bundle = BundleId("tiny", "1", "key")
-    return Evaluation(bundle, "leave-one-out", 7, "ours", PROBLEM, TARGETS, {"transitions": best, "ours": own})
+    return BundleEvaluation(bundle, "leave-one-out", 7, "ours", PROBLEM, TARGETS, {"transitions": best, "ours": own})
 
 
 def test_problem_is_read_as_it_was_written(tmp_path: Path) -> None:
     PROBLEM.save(tmp_path)
-    result = Problem.load(tmp_path)
+    result = LibraryProblem.load(tmp_path)
     assert (result.items, result.masks_history, result.valid.tolist()) == (ITEMS, True, [2, 3])
     assert [h.tolist() for h in result.train] == [[0, 1], [2], [4, 5]]
     assert [h.tolist() for h in result.test] == [[0, 1, 2], [2, 3], []]
@@ -97,14 +97,19 @@ class Scripted:
     def __init__(self) -> None:
         self.fits: list[tuple[int, list[list[int]], int]] = []
 
-    def tune(self, problem: Problem, seed: int) -> Iterator[Trial]:
+    def tune(self, problem: LibraryProblem, seed: int) -> Iterator[HyperparameterTrial]:
         for first in (5, 2, 3):
             lists = self.recommend(problem, {"first": first}, problem.train, problem.validation, seed)
-            yield Trial({"first": first}, ndcg(lists, problem.valid))
+            yield HyperparameterTrial({"first": first}, ndcg(lists, problem.valid))
 
     def recommend(
-        self, _problem: Problem, parameters: tuning.Parameters, fitted: Histories, requests: Histories, seed: int
-    ) -> Lists:
+        self,
+        _problem: LibraryProblem,
+        parameters: tuning.Hyperparameters,
+        fitted: Histories,
+        requests: Histories,
+        seed: int,
+    ) -> ItemLists:
         self.fits.append((parameters["first"], [h.tolist() for h in fitted], seed))
         return lists_of(*[[parameters["first"]]] * len(requests))
 
@@ -114,7 +119,7 @@ def test_settings_are_chosen_on_validation_and_fitted_again_on_all_known_events(
     is_random: bool, seeds: list[int]
 ) -> None:
     scripted = Scripted()
-    recommender = tuning.Recommender("library 1", scripted.tune, scripted.recommend, is_random=is_random)
+    recommender = tuning.LibraryRecommender("library 1", scripted.tune, scripted.recommend, is_random=is_random)
     result = tuning.make_lists("als", recommender, PROBLEM, [7, 8, 9])
     train, known = [[0, 1], [2], [4, 5]], [[0, 1, 2], [2, 3], [4, 5]]
     tried = [(5, train, 7), (2, train, 7), (3, train, 7)]
@@ -125,7 +130,7 @@ def test_settings_are_chosen_on_validation_and_fitted_again_on_all_known_events(
     assert [lists.shape for lists in result.lists] == [(3, LIST_LENGTH)] * len(seeds)
 
 
-def test_figures_of_lists_are_paired_with_the_default_variant(evaluation: Evaluation) -> None:
+def test_figures_of_lists_are_paired_with_the_default_variant(evaluation: BundleEvaluation) -> None:
     row = row_of(answer(LISTS), evaluation)
     assert row.ndcg.mean == pytest.approx((1 + DISCOUNT) / 3)
     assert row.recall.mean == pytest.approx(2 / 3)
@@ -135,13 +140,13 @@ def test_figures_of_lists_are_paired_with_the_default_variant(evaluation: Evalua
     assert row.trials[1] == {"parameters": {"factors": 64}, "ndcg": 0.25}
 
 
-def test_figures_of_several_seeds_are_means_of_each_case(evaluation: Evaluation) -> None:
+def test_figures_of_several_seeds_are_means_of_each_case(evaluation: BundleEvaluation) -> None:
     row = row_of(answer(LISTS, MISSES), evaluation)
     assert row.seed_ndcg == pytest.approx([(1 + DISCOUNT) / 3, 0])
     assert row.ndcg.mean == pytest.approx((1 + DISCOUNT) / 6)
 
 
-def test_own_rows_have_the_recorded_ranks(evaluation: Evaluation) -> None:
+def test_own_rows_have_the_recorded_ranks(evaluation: BundleEvaluation) -> None:
     transitions, ours = own_rows(evaluation)
     assert (transitions.subject, transitions.ndcg.mean, transitions.recall.mean) == ("transitions", 1, 1)
     assert transitions.difference is not None
@@ -150,7 +155,7 @@ def test_own_rows_have_the_recorded_ranks(evaluation: Evaluation) -> None:
     assert ours.difference is None
 
 
-def test_table_has_the_best_row_first_with_its_intervals_and_seconds(evaluation: Evaluation) -> None:
+def test_table_has_the_best_row_first_with_its_intervals_and_seconds(evaluation: BundleEvaluation) -> None:
     rows = [*own_rows(evaluation), row_of(answer(LISTS, MISSES), evaluation)]
     head, *lines = table(rows, "ours").splitlines()
     assert "minus ours" in head
@@ -170,13 +175,13 @@ def test_table_has_the_best_row_first_with_its_intervals_and_seconds(evaluation:
     ],
 )
 def test_lists_that_break_the_rules_of_the_test_are_refused(
-    lists: Lists, sentence: str, evaluation: Evaluation
+    lists: ItemLists, sentence: str, evaluation: BundleEvaluation
 ) -> None:
     with pytest.raises(RuntimeError, match=sentence):
         row_of(answer(lists), evaluation)
 
 
-def test_lists_may_repeat_the_history_where_the_test_allows_it(evaluation: Evaluation) -> None:
+def test_lists_may_repeat_the_history_where_the_test_allows_it(evaluation: BundleEvaluation) -> None:
     """Negative control."""
     allowed = replace(evaluation, problem=replace(PROBLEM, masks_history=False))
     assert row_of(answer(lists_of([4, 2], [4], [1])), allowed).recall.mean == pytest.approx(1 / 3)
@@ -313,13 +318,13 @@ def interpreter(folder: Path, body: str) -> Path:
 
 _ANSWERS = """
 from pathlib import Path
-from swiftrec.benchmarks.quality.exchange import Problem
-from swiftrec.benchmarks.quality.tuning import Recommender, Trial, make_lists
+from swiftrec.benchmarks.quality.exchange import HyperparameterTrial, LibraryProblem
+from swiftrec.benchmarks.quality.tuning import LibraryRecommender, make_lists
 import numpy as np
-problem = Problem.load(Path(folder))
+problem = LibraryProblem.load(Path(folder))
 lists = np.full((len(problem.test), 100), -1)
-tune, recommend = lambda *_: [Trial({"factors": 1}, 0.1)], lambda *_: lists
-make_lists(row, Recommender("library 1.0", tune, recommend), problem, list(map(int, seeds))).save(Path(folder))
+tune, recommend = lambda *_: [HyperparameterTrial({"factors": 1}, 0.1)], lambda *_: lists
+make_lists(row, LibraryRecommender("library 1.0", tune, recommend), problem, list(map(int, seeds))).save(Path(folder))
 """
 
 
@@ -386,7 +391,7 @@ def test_interrupted_run_keeps_the_rows_that_were_measured(
         if name == "item-item":
             assert written(results)["is_partial"]  # the row before it is on disk already
             raise KeyboardInterrupt
-        cases = len(Problem.load(folder).test)
+        cases = len(LibraryProblem.load(folder).test)
         return answer(np.full((cases, LIST_LENGTH), NO_ITEM, dtype=np.int32))
 
     monkeypatch.setattr(command, "measure", measured)
@@ -438,7 +443,7 @@ def installed_only(environment: str) -> pytest.MarkDecorator:
 def test_implicit_learns_which_items_are_taken_together(row: command.RowName, tmp_path: Path) -> None:
     pairs = [positions(0, 1), positions(2, 3)] * 10
     train, valid = [pair[:1] for pair in pairs], np.array([pair[1] for pair in pairs])
-    Problem(ITEMS, True, train, valid, [positions(0), positions(3)]).save(tmp_path)
+    LibraryProblem(ITEMS, True, train, valid, [positions(0), positions(3)]).save(tmp_path)
     assert command.measure(row, tmp_path, [7]).lists[0][:, 0].tolist() == [1, 2]
 
 
@@ -446,7 +451,7 @@ def test_implicit_learns_which_items_are_taken_together(row: command.RowName, tm
 def test_sasrec_of_rectools_learns_which_item_comes_next(tmp_path: Path) -> None:
     users = [(np.arange(12) + start) % 30 for start in range(30)]
     train, valid = [user[:-2] for user in users], np.array([user[-2] for user in users])
-    Problem(30, True, train, valid, [user[:-1] for user in users]).save(tmp_path)
+    LibraryProblem(30, True, train, valid, [user[:-1] for user in users]).save(tmp_path)
     result = command.measure("sasrec", tmp_path, [7])
     assert ndcg(result.lists[0], np.array([user[-1] for user in users])) > 0.9
     assert len(result.trials) >= 8

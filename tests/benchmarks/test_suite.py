@@ -17,9 +17,9 @@ import pytest
 from swiftrec.benchmarks import result_files, server_process
 from swiftrec.benchmarks.__main__ import main
 from swiftrec.benchmarks.optional_deps import error_sentence, require_module
-from swiftrec.benchmarks.prometheus import Metrics, batch_sizes, metrics_between
+from swiftrec.benchmarks.prometheus import ScrapedMetrics, batch_sizes, metrics_between
 from swiftrec.benchmarks.server_process import ServerProcess, extra_flags
-from swiftrec.benchmarks.statistics import Rows, Summary
+from swiftrec.benchmarks.statistics import RequestRows, Summary
 from swiftrec.benchmarks.suite import tables
 from swiftrec.benchmarks.suite.compare import incomparable
 from swiftrec.benchmarks.suite.context import BenchContext
@@ -98,7 +98,7 @@ def test_knee_does_not_hang_on_the_few_answers_of_the_lowest_rate() -> None:
 def latencies(name: Name, share: float, number: int, tmp_path: Path) -> dict[str, Any]:
     """A window in which `number` requests were answered within 10 ms."""
     times, zeros = np.zeros(number), np.zeros(number, np.int32)
-    Rows(times, times, times + 0.01, zeros, zeros, zeros + 1).save(tmp_path / "rows.npz")
+    RequestRows(times, times, times + 0.01, zeros, zeros, zeros + 1).save(tmp_path / "rows.npz")
     facts = point(share, 10.0).model_copy(update={"workload": name, "requests": number})
     return facts.model_dump(mode="json") | {"rows": str(tmp_path / "rows.npz")}
 
@@ -143,7 +143,7 @@ def test_client_is_the_bottleneck_when_its_lateness_is_much_of_the_p99(
 
 
 def test_metrics_between_two_scrapes() -> None:
-    def at(texts: float, batches: float, hits: float, misses: float) -> Metrics:
+    def at(texts: float, batches: float, hits: float, misses: float) -> ScrapedMetrics:
         values = {
             ("swiftrec_batch_size_sum", "encoder"): texts,
             ("swiftrec_batch_size_count", "encoder"): batches,
@@ -152,7 +152,7 @@ def test_metrics_between_two_scrapes() -> None:
             ("swiftrec_cache_lookups_total", "miss"): misses,
             ("process_resident_memory_bytes", ""): 2.0**20,
         }
-        return Metrics(values, {("swiftrec_batch_size", "encoder"): {1.0: batches / 2, 2.0: batches}})
+        return ScrapedMetrics(values, {("swiftrec_batch_size", "encoder"): {1.0: batches / 2, 2.0: batches}})
 
     result = metrics_between(at(10, 5, 0, 10), at(50, 15, 30, 20))
     assert (result["batch_jobs"], result["padding"], result["cache_hits"]) == pytest.approx((4.0, 0.1, 0.75))

@@ -24,9 +24,9 @@ from swiftrec.benchmarks.flood import flood
 from swiftrec.benchmarks.overload import NO_ADMISSION, LoadStep, LoadTarget, running_null_server, step
 from swiftrec.benchmarks.peers.rounds import our_command
 from swiftrec.benchmarks.server_process import ServerProcess
-from swiftrec.benchmarks.statistics import OK, RESOURCE_EXHAUSTED, Rows
+from swiftrec.benchmarks.statistics import OK, RESOURCE_EXHAUSTED, RequestRows
 from swiftrec.benchmarks.teacher import TeacherSettings, _commands
-from swiftrec.benchmarks.workload import PATHS, Method, Requests
+from swiftrec.benchmarks.workload import PATHS, MethodName, Requests
 from swiftrec.server.config import ServerSettings, read_settings
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import (
@@ -152,10 +152,10 @@ def test_what_others_notice_is_held_against_its_goal(pair: fair.BesideCostly, mi
     assert fair.row("a list", [pair])[1] == missed
 
 
-def _rows(*codes: int) -> Rows:
+def _rows(*codes: int) -> RequestRows:
     times = np.arange(len(codes)) / 10.0
     ones = np.ones(len(codes), np.int32)
-    return Rows(times, times, times + 0.01, np.array(codes, np.int32), ones, ones)
+    return RequestRows(times, times, times + 0.01, np.array(codes, np.int32), ones, ones)
 
 
 def test_overload_counts_a_window_and_names_what_was_not_kept() -> None:
@@ -196,7 +196,7 @@ def _serving() -> Iterator[str]:
             server.stop(0).wait()
 
 
-def _flooded(target: str, method: Method, payloads: list[bytes]) -> tuple[ResponseLog, Rows]:
+def _flooded(target: str, method: MethodName, payloads: list[bytes]) -> tuple[ResponseLog, RequestRows]:
     ones = np.ones(len(payloads), np.int32)
     log = ResponseLog(Requests(method, payloads, ones, ones))
     return log, flood(target, log, np.zeros(len(payloads)), time.monotonic())
