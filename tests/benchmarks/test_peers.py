@@ -1,4 +1,4 @@
-"""The comparison with other servers: right and wrong rankings, rows, rounds and notes."""
+"""The comparison with other servers: its job, right and wrong rankings, and rates."""
 
 from __future__ import annotations
 
@@ -9,32 +9,27 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2 as oip
 
-from swiftrec.benchmarks.__main__ import main
 from swiftrec.benchmarks.client import ResponseLog, send_all
 from swiftrec.benchmarks.peers import install, messages, process_tree, rounds, tables
 from swiftrec.benchmarks.peers.ground_truth import right_rankings
-from swiftrec.benchmarks.peers.measure import measure, p99_or_none
+from swiftrec.benchmarks.peers.measure import measure
 from swiftrec.benchmarks.peers.results import PeerResults, RoundResult
 from swiftrec.benchmarks.peers.servers.job import PeerJob, read_ids, split_by_length
 from swiftrec.benchmarks.peers.session import PeerSession, TextRanking
-from swiftrec.benchmarks.peers.targets import OURS, UNARY, Target, select_targets, with_tries
+from swiftrec.benchmarks.peers.targets import Target, select_targets, with_tries
 from swiftrec.benchmarks.peers.transports import UNKNOWN
-from swiftrec.benchmarks.statistics import MIN_P99_RESPONSES, OK, RequestRows, slope_per_s
-from swiftrec.benchmarks.suite import readme
-from swiftrec.benchmarks.suite.summary import newest_results
-from swiftrec.benchmarks.suite.targets import PeerComparison
+from swiftrec.benchmarks.statistics import OK, RequestRows, slope_per_s
 from swiftrec.benchmarks.texts import bundle_texts
 from swiftrec.export.data.dataset import Item, write_items
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.benchmarks.peers import IDS, PLAN, TEXTS, TOKENS, fake, figures, scores
-from tests.benchmarks.results import peers_result, result, save
 
 
 def test_splitting_keeps_the_order_and_saves_padding() -> None:
@@ -154,6 +149,12 @@ def test_an_entry_of_a_batch_that_failed_is_an_error_and_not_a_wrong_answer() ->
     assert session.trouble.startswith("text 5 had the wrong ranking 9 8 7")
 
 
+def test_a_servers_error_message_is_kept() -> None:
+    session = PeerSession(fake("a"), scores(), TEXTS, TOKENS)
+    session.check(answered(session, (8, b"queue is full")))
+    assert session.trouble == "a request failed with status 8: queue is full"
+
+
 def test_mix_is_of_tokens_and_not_of_words() -> None:
     session = PeerSession(fake("a"), scores(), TEXTS, [100, *[10] * (len(TEXTS) - 1)])
     mean = (100 + 10 * (len(TEXTS) - 1)) / len(TEXTS)
@@ -213,145 +214,3 @@ def test_rates_are_not_cut_by_the_ends_of_a_window() -> None:
     assert len(bursts) / 4.0 != pytest.approx(32 / 0.31, rel=0.007)
     assert rate([1.0, 1.0001, 1.0002]) == 0.75
     assert rate([]) == 0
-
-
-def test_shares_are_of_the_floor_for_the_texts_that_were_answered() -> None:
-    entry = RoundResult(figures(), floor_us=1_000.0)
-    assert entry.share == pytest.approx(500 * 1_000 * 0.9 / 1e6)
-    assert entry.cpu_share == pytest.approx(1_000 * 0.9 / 1_250)
-
-
-def test_rows_have_what_the_report_reads() -> None:
-    results = PeerResults(1)
-    for rate in (400.0, 500.0, 450.0):
-        results.add("int8", fake("a"), RoundResult(figures(requests_per_s=rate), 1_000.0))
-    (row,) = results.rows()
-    assert {
-        "target", "variant", "mode", "requests_per_s", "share_of_floor", "p50_ms_one_in_flight", "p99_ms_at_70",
-        "errors", "wrong_answers", "alone_equals_batch", "spread",
-    } <= row.keys()  # fmt: skip
-    assert row["requests_per_s"] == 450
-    assert row["spread"]["requests_per_s"] == [400, 500]
-
-
-def test_a_figure_that_was_not_measured_is_null() -> None:
-    results = PeerResults(1)
-    missing = figures(p99_ms_at_70=None, late_ms=float("nan"), trouble="a request failed")
-    results.add("int8", fake("a"), RoundResult(missing, 1_000.0))
-    (row,) = results.rows()
-    assert row["rounds"][0]["late_ms"] is None
-    assert row["p99_ms_at_70"] is None
-    assert "too few" in results.table()
-    assert "int8, a, as documented: a request failed" in results.table()
-
-
-def test_a_servers_error_message_is_kept() -> None:
-    session = PeerSession(fake("a"), scores(), TEXTS, TOKENS)
-    session.check(answered(session, (8, b"queue is full")))
-    assert session.trouble == "a request failed with status 8: queue is full"
-
-
-def test_a_late_client_is_noted_if_the_median_of_the_rounds_is_late() -> None:
-    for late, is_noted in (((0.1, 30.0, 0.2), False), ((0.1, 30.0, 20.0), True)):
-        results = PeerResults(1)
-        for late_ms in late:
-            results.add("int8", fake("a"), RoundResult(figures(late_ms=late_ms), 1_000.0))
-        assert results.rows()[0]["note"] == ("the client sent up to 30.0 ms late at 70 %" if is_noted else "")
-
-
-def test_a_client_at_its_limit_is_noted() -> None:
-    results = PeerResults(1)
-    results.add("int8", fake("a"), RoundResult(figures(client_busy=0.97), 1_000.0))
-    results.add("int8", fake("b"), RoundResult(figures(client_busy=0.5), 1_000.0))
-    assert [bool(row["note"]) for row in results.rows()] == [True, False]
-
-
-def row(rounds: Sequence[Sequence[float]], name: str = "a", mode: str = UNARY) -> dict[str, Any]:
-    """Of a server with these latencies at 70 %, round by round."""
-    results = PeerResults(1)
-    for latencies in rounds:
-        result = np.array(latencies)
-        results.add(
-            "int8", fake(name, mode), RoundResult(figures(p99_ms_at_70=p99_or_none(result), latency_ms=result), 1_000.0)
-        )
-    return results.rows()[0]
-
-
-def test_rounds_with_answers_enough_have_a_p99_each() -> None:
-    result = row([[value] * MIN_P99_RESPONSES for value in (3.0, 5.0, 4.0)])
-    assert result["p99_ms_at_70"] == 4.0
-    assert result["spread"]["p99_ms_at_70"] == [3.0, 5.0]
-
-
-@pytest.mark.parametrize("sizes", [(100, 100, 100), (MIN_P99_RESPONSES, MIN_P99_RESPONSES, MIN_P99_RESPONSES - 1)])
-def test_one_round_with_too_few_answers_makes_the_p99_that_of_all_together(sizes: Sequence[int]) -> None:
-    latencies = [[10.0 * number] * size for number, size in enumerate(sizes, 1)]
-    result = row(latencies)
-    assert result["p99_ms_at_70"] == pytest.approx(np.percentile(np.concatenate(latencies), 99))
-    assert result["rounds"][2]["p99_ms_at_70"] is None
-    assert "p99_ms_at_70" not in result["spread"]
-
-
-def test_too_few_answers_in_all_rounds_are_no_p99() -> None:
-    assert row([[1.0] * 99] * 3)["p99_ms_at_70"] is None
-
-
-def test_latencies_are_not_written_into_the_result() -> None:
-    results = PeerResults(1)
-    results.add("int8", fake("a"), RoundResult(figures(latency_ms=np.ones(400)), 1_000.0))
-    assert "latency_ms" not in results.rows()[0]["rounds"][0]
-
-
-def test_a_window_with_too_few_answers_has_latencies_and_no_p99() -> None:
-    """At most 800 a second come from a server that takes 5 ms, of which the window has 168."""
-
-    def ask(_request: bytes, answered: Callable[[int, bytes], None]) -> None:
-        threading.Timer(0.005, answered, [OK, json.dumps(IDS[:10]).encode()]).start()
-
-    running = SimpleNamespace(cpu_s=float, check=lambda: None)
-    result = measure(
-        cast("process_tree.ProcessTree", running), ask, PeerSession(fake("a"), scores(), TEXTS, TOKENS), PLAN
-    )
-    assert result.p99_ms_at_70 is None
-    assert 0 < len(result.latency_ms) < MIN_P99_RESPONSES
-
-
-def test_the_promise_is_judged_by_the_p99_of_all_rounds_where_one_has_none() -> None:
-    ours, theirs = row([[2.0] * 200] * 3, OURS), row([[4.0] * MIN_P99_RESPONSES] * 3, "mosec")
-    rows = {(item["target"], item["mode"]): item for item in (ours, theirs)}
-    result = {promise.name: promise for promise in PeerComparison("int8", rows, {}, "a").promises(static=False)}
-    assert result[f"int8, p99 at 70 % load: {UNARY} / mosec {UNARY}"].values == [0.5]
-    assert len(result[f"int8, p50 with one in flight: {UNARY} / mosec {UNARY}"].values) == 3
-
-
-def cut(rounds: int = 2, requested: int = 3) -> PeerResults:
-    """A comparison in which server b died: "a" was measured as often as requested."""
-    results = PeerResults(requested, died={"int8, b, as documented": "exit code 3"})
-    for name, number in (("a", requested), ("b", rounds)):
-        for _ in range(number):
-            results.add("int8", fake(name), RoundResult(figures(), 1_000.0))
-    return results
-
-
-def test_a_row_with_fewer_rounds_than_requested_is_marked_wherever_it_is_shown(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    peers = peers_result(cut().rows(), skipped=cut().why_skipped(), is_partial=True, reason="b died")
-    folder = save(tmp_path, "2026-01-01", result(), peers)
-    assert main(["summary", "--json", "--results", str(tmp_path)]) == 0
-    printed = capsys.readouterr()
-    assert json.loads(printed.out)["peers_partial"] == {"int8, b, as documented": "2 of 3 rounds"}
-    assert "the comparison with other servers is not complete: partial: b died" in printed.err
-    table = readme.tables(readme.make_reference(newest_results(tmp_path, folder)))
-    assert [line.split("|")[-2] for line in table.splitlines() if line.startswith(("| a as", "| b as"))] == [
-        " 0 ", " 0, 2 of 3 rounds "
-    ]  # fmt: skip
-    assert "Medians of 3 rounds (range), of fewer if the last column says so." in table
-    assert "int8, b, as documented: 2 of 3 rounds" in cut().table()
-
-
-def test_a_run_that_ended_in_its_second_round_marks_every_row() -> None:
-    assert set(tables.few_rounds(cut(rounds=1, requested=1).rows())) == set()
-    results = cut(rounds=2, requested=2)
-    results.repeats = 3
-    assert set(tables.few_rounds(results.rows()).values()) == {"2 of 3 rounds"}

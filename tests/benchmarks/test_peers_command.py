@@ -1,4 +1,4 @@
-"""A whole comparison with cheap servers: faults, batching settings, and what is written."""
+"""`swiftrec bench peers` with cheap servers: batching settings, what is kept of a run cut off, and what is written."""
 
 from __future__ import annotations
 
@@ -15,96 +15,16 @@ import pytest
 from swiftrec.benchmarks import result_files
 from swiftrec.benchmarks.__main__ import main
 from swiftrec.benchmarks.peers import command as command
-from swiftrec.benchmarks.peers import install, process_tree, rounds
-from swiftrec.benchmarks.peers.ground_truth import GroundTruth
+from swiftrec.benchmarks.peers import rounds
 from swiftrec.benchmarks.peers.measure import RoundFigures
 from swiftrec.benchmarks.peers.process_tree import PeerError
 from swiftrec.benchmarks.peers.results import PeerResults, PeerSettingsResult, PeersResult, RoundResult
-from swiftrec.benchmarks.peers.rounds import PeerSetup, run_rounds
-from swiftrec.benchmarks.peers.targets import DOCUMENTED, SPLIT, Batching, Target, select_targets, with_best, with_tries
+from swiftrec.benchmarks.peers.rounds import PeerSetup
+from swiftrec.benchmarks.peers.targets import Batching, Target, select_targets, with_best, with_tries
 from swiftrec.benchmarks.result_files import R
 from swiftrec.server.models.bundle import Bundle
-from tests.benchmarks.peers import BUNDLE_ID, CORE, DYING, ECHO, IDS, fake, figures, scores, setup
+from tests.benchmarks.peers import BUNDLE_ID, fake, figures, scores, setup
 from tests.benchmarks.results import folders
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., PeerResults]:
-    commands = {"good": ECHO, "dying": DYING, "absent": [str(tmp_path / "nothing here")]}
-    monkeypatch.setattr(rounds, "HOME", tmp_path)
-    monkeypatch.setattr(rounds, "SERVER_CORE", CORE)
-    monkeypatch.setattr(rounds, "load_cores", lambda: {CORE})
-    monkeypatch.setattr(rounds, "python_of", lambda name: Path(name))
-    monkeypatch.setattr(rounds, "client_costs", lambda *_: {"http": 20.0})
-    monkeypatch.setattr(rounds, "floor_us", lambda _: 100.0)
-    monkeypatch.setattr(rounds, "peer_command", lambda target: commands[target.name])
-
-    def run(*chosen: Target, right: GroundTruth | None = None, repeats: int = 2) -> PeerResults:
-        results = PeerResults(1)
-        rounds.install_all(chosen, results)
-        list(run_rounds(setup(right or scores()), chosen, repeats, results))
-        return results
-
-    return run
-
-
-def test_a_server_is_measured_in_every_round(run: Callable[..., PeerResults]) -> None:
-    results = run(fake("good"), fake("good", SPLIT))
-    rows = results.rows()
-    assert [(row["target"], row["mode"]) for row in rows] == [("good", DOCUMENTED), ("good", SPLIT)]
-    for row in rows:
-        assert len(row["rounds"]) == 2
-        assert row["requests_per_s"] > 100
-        assert (row["errors"], row["wrong_answers"], row["alone_equals_batch"]) == (0, 0, True)
-        assert row["p50_ms_one_in_flight"] > 0
-        low, high = row["spread"]["share_of_floor_by_cpu"]
-        assert low <= row["share_of_floor_by_cpu"] <= high
-
-
-def test_wrong_answers_are_counted_and_change_no_other_figure(run: Callable[..., PeerResults]) -> None:
-    (row,) = run(fake("good"), right=scores(best=IDS[10:]), repeats=1).rows()
-    assert row["wrong_answers"] == row["rounds"][0]["answers"] > 0
-    assert row["errors"] == 0
-
-
-def test_a_server_that_cannot_start_says_why_and_the_others_go_on(
-    run: Callable[..., PeerResults], tmp_path: Path
-) -> None:
-    results = run(fake("absent"), fake("good"))
-    assert results.skipped == {"absent": f"{tmp_path / 'nothing here'}: No such file or directory"}
-    assert [row["target"] for row in results.rows()] == ["good"]
-    assert "absent: not measured: " in results.table()
-    assert not results.died
-
-
-def test_a_server_that_dies_is_named_and_the_others_go_on(run: Callable[..., PeerResults]) -> None:
-    results = run(fake("dying"), fake("good"))
-    assert list(results.died) == ["int8, dying, as documented"]
-    assert "exit code 3" in results.died["int8, dying, as documented"]
-    assert [len(row["rounds"]) for row in results.rows()] == [2]
-
-
-def test_a_peer_that_does_not_install_is_skipped(
-    run: Callable[..., PeerResults], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def python_of(name: str) -> Path:
-        raise install.InstallError(f"does not install: ERROR: no matching distribution for {name}")
-
-    monkeypatch.setattr(rounds, "python_of", python_of)
-    assert run(fake("good")).skipped["good"].startswith("does not install: ERROR")
-
-
-def test_an_interrupted_run_ends_its_server(run: Callable[..., PeerResults], monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[int] = []
-
-    def interrupt(running: process_tree.ProcessTree, *_: object) -> RoundFigures:
-        started.append(running.process.pid)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(rounds, "measure", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        run(fake("good"))
-    assert not Path(f"/proc/{started[0]}").exists()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), PeerError("the echo server does not start")])
@@ -185,6 +105,8 @@ def test_a_missing_bundle_is_a_sentence(capsys: pytest.CaptureFixture[str], tmp_
 
 
 BEST = Batching(16, 10)
+
+
 MEASURED = "int8, mosec, as documented"
 
 
