@@ -172,10 +172,10 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 def _data(stream: int, message: bytes) -> Iterator[bytes]:
     """The message with its length, in frames of the size that every server accepts."""
-    whole = b"\0" + struct.pack(">I", len(message)) + message
-    for start in range(0, len(whole), _FRAME_BYTES):
-        is_last = start + _FRAME_BYTES >= len(whole)
-        yield frame(_DATA, _END_STREAM if is_last else 0, stream, whole[start : start + _FRAME_BYTES])
+    data = b"\0" + struct.pack(">I", len(message)) + message
+    for start in range(0, len(data), _FRAME_BYTES):
+        is_last = start + _FRAME_BYTES >= len(data)
+        yield frame(_DATA, _END_STREAM if is_last else 0, stream, data[start : start + _FRAME_BYTES])
 
 
 def _headers(path: str, authority: str) -> bytes:

@@ -47,7 +47,7 @@ class RecordSettings(TlsSettings):
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle with the tokenizer that counts tokens")
     keep_texts: bool = Field(False, description="write texts and item ids in the clear as well")
     port: int = Field(0, ge=0, le=65_535, description="port for clients; 0 takes a free one")
-    workers: int = Field(256, ge=1, description="concurrent calls")
+    workers: int = Field(256, ge=1, description="maximum number of concurrent calls")
 
 
 def run(settings: RecordSettings) -> int:

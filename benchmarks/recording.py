@@ -145,10 +145,10 @@ class Recording:
 
     def requests(self, bundle: Path, seed: int) -> Requests:
         """The calls, with texts and ids of the bundle at `bundle` for those that were not kept."""
-        drawn = _Replay(bundle, seed)
-        calls = [[drawn.request(shape) for shape in call] for call in self.calls]
+        replay = _Replay(bundle, seed)
+        calls = [[replay.request(shape) for shape in call] for call in self.calls]
         messages = [self._message(call) for call in calls]
-        tokens = [sum(map(drawn.tokens, call)) for call in calls]
+        tokens = [sum(map(replay.tokens, call)) for call in calls]
         entries = [len(call) for call in self.calls]
         payloads = [message.SerializeToString() for message in messages]
         return Requests(self.method, payloads, np.array(tokens, np.int32), np.array(entries, np.int32))
@@ -169,7 +169,7 @@ class _Replay:
         self._counter, self._ids = TokenCounter(items.folder), items.ids
         self._texts = TokenTexts(items, self._counter)
         self._random = np.random.default_rng(seed)
-        self._known: dict[str, str] = {}
+        self._assigned: dict[str, str] = {}
 
     def request(self, shape: Shape) -> RecommendRequest:
         """A request of the same shape."""
@@ -192,19 +192,19 @@ class _Replay:
         texts = [event.text for event in request.history] + [request.query]
         return sum(self._counter.served(text) for text in texts if text)
 
-    def _event(self, kind: str, pseudonym: str, tokens: int, *kept: str) -> Event:
+    def _event(self, kind: str, pseudonym: str, tokens: int, *original: str) -> Event:
         if kind == "text":
-            return Event(text=self._text(pseudonym, tokens, *kept))
-        return Event(item_id=self._id(pseudonym, *kept))
+            return Event(text=self._text(pseudonym, tokens, *original))
+        return Event(item_id=self._id(pseudonym, *original))
 
-    def _id(self, pseudonym: str, *kept: str) -> str:
-        drawn = self._ids[int(self._random.integers(len(self._ids)))]
-        return kept[0] if kept else self._known.setdefault(f"id {pseudonym}", drawn)
+    def _id(self, pseudonym: str, *original: str) -> str:
+        item_id = self._ids[int(self._random.integers(len(self._ids)))]
+        return original[0] if original else self._assigned.setdefault(f"id {pseudonym}", item_id)
 
-    def _text(self, pseudonym: str, tokens: int, *kept: str) -> str:
-        if kept:
-            return kept[0]
+    def _text(self, pseudonym: str, tokens: int, *original: str) -> str:
+        if original:
+            return original[0]
         name = f"text {pseudonym}"
-        if name not in self._known:
-            self._known[name] = self._texts.draw(tokens, self._random)[0]
-        return self._known[name]
+        if name not in self._assigned:
+            self._assigned[name] = self._texts.draw(tokens, self._random)[0]
+        return self._assigned[name]

@@ -85,9 +85,9 @@ class TokenTexts:
         It has one word or more.
         """
         room = max(1, tokens - self._special)
-        chosen = random.integers(len(self._words), size=room)
-        kept = chosen[: int(np.searchsorted(np.cumsum(self._counts[chosen]), room, side="right"))].tolist()
-        return self._fitted(kept + self._fill(room - int(self._counts[kept].sum()), random), tokens, random)
+        candidates = random.integers(len(self._words), size=room)
+        words = candidates[: int(np.searchsorted(np.cumsum(self._counts[candidates]), room, side="right"))].tolist()
+        return self._fitted(words + self._fill(room - int(self._counts[words].sum()), random), tokens, random)
 
     def of_words(self, number: int, random: np.random.Generator) -> str:
         """A text of `number` words."""
@@ -138,18 +138,18 @@ def mixed_texts(sources: Sequence[str], number: int, seed: int) -> list[str]:
     """
     words = [text.split() for text in sources if text.split()]
     random = np.random.default_rng(seed)
-    made: dict[str, None] = {}
-    while len(made) < number:
-        for length in random.permutation(np.arange(MIN_WORDS, MAX_WORDS + 1))[: number - len(made)]:
-            made[_fresh(words, int(length), random, made)] = None
-    return list(made)
+    texts: dict[str, None] = {}
+    while len(texts) < number:
+        for length in random.permutation(np.arange(MIN_WORDS, MAX_WORDS + 1))[: number - len(texts)]:
+            texts[_fresh(words, int(length), random, texts)] = None
+    return list(texts)
 
 
-def _fresh(words: Sequence[Sequence[str]], length: int, random: np.random.Generator, made: Container[str]) -> str:
-    """A text of `length` words that was not made before."""
+def _fresh(words: Sequence[Sequence[str]], length: int, random: np.random.Generator, texts: Container[str]) -> str:
+    """A text of `length` words that is not in `texts`."""
     for _ in range(_TRIES):
         text = _joined(words, length, random)
-        if text not in made:
+        if text not in texts:
             return text
     raise ValueError(f"the items do not give enough different texts of {length} words: ask for fewer")
 

@@ -51,7 +51,7 @@ class Window:
 
     def save(self, path: Path) -> None:
         """Write everything to an .npz file."""
-        readings = [[r.planned, r.moment, r.server or 0.0, r.own] for r in (self.first, self.last)]
+        readings = [[r.planned, r.moment, r.server or 0.0, r.client] for r in (self.first, self.last)]
         facts = [self.mean_tokens, self.is_open, self.first.server is not None, self.sample.wrong, self.sample.rejected]
         more: dict[str, Any] = {"steps": self.sample.steps_ms, "bundles": list(self.sample.bundles)}
         np.savez(path, readings=readings, facts=facts, **more, **self.rows.columns())  # type: ignore[arg-type]
@@ -64,8 +64,8 @@ class Window:
             sample = ResponseSample(file["steps"], int(wrong), tuple(file["bundles"].tolist()), int(rejected))
             rows = RequestRows(*(file[name] for name in COLUMNS))
             first, last = (
-                CpuReading(planned, moment, server if has_server else None, own)
-                for planned, moment, server, own in file["readings"].tolist()
+                CpuReading(planned, moment, server if has_server else None, client)
+                for planned, moment, server, client in file["readings"].tolist()
             )
         return cls(rows, first, last, sample, tokens, bool(is_open))
 
@@ -73,11 +73,11 @@ class Window:
 def merge_windows(windows: Sequence[Window]) -> Window:
     """The windows of several clients that ran at the same time as one; the first client watched the server."""
     first = windows[0]
-    own = sum(window.last.own - window.first.own for window in windows)
+    client_s = sum(window.last.client - window.first.client for window in windows)
     return Window(
         rows=RequestRows.concatenate([window.rows for window in windows]),
-        first=replace(first.first, own=0.0),
-        last=replace(first.last, own=own),
+        first=replace(first.first, client=0.0),
+        last=replace(first.last, client=client_s),
         sample=ResponseSample.merge([window.sample for window in windows]),
         mean_tokens=float(np.mean([window.mean_tokens for window in windows if window.mean_tokens] or [0.0])),
         is_open=first.is_open,
@@ -103,7 +103,7 @@ def window_figures(window: Window, slo_ms: float, max_busy: float, max_late_ms: 
     summary = summarise(window.measured(), window.seconds, slo_ms)
     answered, done = window.answered().succeeded(), window.between_readings().succeeded()
     number = max(1, int(done.entries.sum()))
-    client_cpu = window.last.own - window.first.own
+    client_cpu = window.last.client - window.first.client
     span = window.last.moment - window.first.moment
     busy = client_cpu / (span * min(window.clients, cores))
     return {

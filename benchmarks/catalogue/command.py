@@ -87,10 +87,10 @@ def _measure_sizes(settings: CatalogueSettings) -> Iterator[list[dict[str, Any]]
     for items in settings.items:
         flags = settings.model_dump(mode="json", include={"bundle", "users", "repeats", "exact_below", "seed"})
         command = tool_command("catalogue", items=items, **flags)
-        ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
-        if ended.returncode:
-            raise RuntimeError(f"{items:,} items: the run ended with exit code {ended.returncode}")
-        yield json.loads(ended.stdout.splitlines()[-1])["catalogue"]
+        process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+        if process.returncode:
+            raise RuntimeError(f"{items:,} items: the run ended with exit code {process.returncode}")
+        yield json.loads(process.stdout.splitlines()[-1])["catalogue"]
 
 
 def _measure_size(settings: CatalogueSettings) -> list[dict[str, Any]]:

@@ -91,7 +91,7 @@ class CatalogueComparison:
         engine: serves the measured catalogue.
         histories: for each of the two the item ids of each user.
         queries: one of each user.
-        repeats: rounds of whole Recommends.
+        repeats: rounds of whole requests.
         exact_below: allowed items up to which a search is exact despite the index.
     """
 
@@ -197,14 +197,14 @@ class CatalogueComparison:
         """The vector that items are compared with for this history and query, and the boosts that are added."""
         vectors = [self._catalogue.event_vector(position) for position in items.tolist()]
         kinds, sentences = [EventKind.ITEM] * len(vectors), self._catalogue.sentences[items]
-        known = ScoringInput(len(items), items, sentences)
+        scoring_input = ScoringInput(len(items), items, sentences)
         if query:
             vector = self._encode([query])[0]
             vectors.append(ranker_half(vector, self._catalogue.dimensions))
             kinds.append(EventKind.QUERY)
             sentence = sentence_half(vector, self._catalogue.dimensions)
-            known = replace(known, query=query, query_sentence=sentence)
-        user, terms = self._ranker.run([UserSequence(vectors, kinds)])[0], self._scoring.request_terms(known)
+            scoring_input = replace(scoring_input, query=query, query_sentence=sentence)
+        user, terms = self._ranker.run([UserSequence(vectors, kinds)])[0], self._scoring.request_terms(scoring_input)
         return terms.at(user), terms.boosts
 
 

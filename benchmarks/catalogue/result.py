@@ -33,7 +33,7 @@ def tables(rows: Sequence[ResultRow]) -> str:
         for row in rows
         for name, s in row["search"].items()
     ]
-    whole = [
+    requests = [
         [
             *(f"{row['items']:,}", row["index"], name),
             *(f"{w['p50_ms']:.2f}", f"{w['p99_ms']:.2f}", formatting.spread(w["ratio"])),
@@ -50,7 +50,7 @@ def tables(rows: Sequence[ResultRow]) -> str:
         [
             formatting.table(_SEARCH, search),
             f"Recommend: {IN_PROCESS}",
-            formatting.table(_WHOLE, whole),
+            formatting.table(_WHOLE, requests),
             formatting.table(_COSTS, costs),
         ]
     )

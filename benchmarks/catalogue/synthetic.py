@@ -61,12 +61,12 @@ def make_bundle(real: Bundle, folder: Path, items: int, seed: int) -> Positions:
 def around(vectors: Floats, bases: Positions, random: np.random.Generator) -> Floats:
     """A vector near `vectors[base]` for each base, float32 [bases, dimensions]."""
     root = _NOISE * np.linalg.cholesky(np.cov(vectors.T) + 1e-9 * np.eye(vectors.shape[1])).T.astype(np.float32)
-    made = np.empty((len(bases), vectors.shape[1]), dtype=np.float32)
+    result = np.empty((len(bases), vectors.shape[1]), dtype=np.float32)
     for start in range(0, len(bases), _CHUNK):
         part = bases[start : start + _CHUNK]
         noise = random.standard_normal((len(part), vectors.shape[1]), dtype=np.float32)
-        made[start : start + _CHUNK] = vectors[part] + noise @ root
-    return made
+        result[start : start + _CHUNK] = vectors[part] + noise @ root
+    return result
 
 
 def histories(real: Bundle, bases: Positions, number: int, seed: int) -> list[list[str]]:
@@ -81,8 +81,8 @@ def histories(real: Bundle, bases: Positions, number: int, seed: int) -> list[li
     def history() -> list[str]:
         tastes = near[random.integers(len(vectors), size=_TASTES)]
         events = tastes[random.integers(_TASTES, size=(size := random.integers(1, _MOST_EVENTS + 1)))]
-        chosen = [int(base) for base in events[np.arange(size), random.integers(_NEAR, size=size)]]
-        return [str(home[random.integers(first[base], last[base])]) for base in chosen if last[base] > first[base]]
+        near_bases = [int(base) for base in events[np.arange(size), random.integers(_NEAR, size=size)]]
+        return [str(home[random.integers(first[base], last[base])]) for base in near_bases if last[base] > first[base]]
 
     return [history() for _ in range(number)]
 
@@ -93,11 +93,11 @@ def _tables(real: Bundle, folder: Path, bases: Positions, random: np.random.Gene
     origins = _Origins.of(bases, size)
     memory, words = Memory.load(real.folder, size), Words.load(real.folder, size)
     neighbours = np.flatnonzero(np.arange(len(bases)) < _HEAD)
-    made = Memory(
+    synthetic = Memory(
         _copied(memory.transitions, bases, np.arange(len(bases)), origins, random),
         _copied(memory.neighbours, bases, neighbours, origins, random),
     )
-    made.save(folder)
+    synthetic.save(folder)
     nameless = replace(words, names=words.names[:0], named=words.named[:0])  # several items have each title
     postings, often = _spread(words.postings, origins)
     replace(nameless, postings=postings, often=often).save(folder)
@@ -119,19 +119,19 @@ class _Origins:
 
 
 def _copied(
-    rows: SparseRows, bases: Positions, kept: Positions, origins: _Origins, random: np.random.Generator
+    rows: SparseRows, bases: Positions, filled: Positions, origins: _Origins, random: np.random.Generator
 ) -> SparseRows:
-    """The rows of the real items for the items `kept`, and empty rows for the others."""
+    """The rows of the real items for the items `filled`, and empty rows for the others."""
     sizes = np.zeros(len(bases), dtype=np.int64)
     positions, weights = [np.empty(0, np.int32)], [np.empty(0, np.float32)]
-    for start in range(0, len(kept), _CHUNK):
-        part = kept[start : start + _CHUNK]
+    for start in range(0, len(filled), _CHUNK):
+        part = filled[start : start + _CHUNK]
         columns, values, row_sizes = rows.gather(bases[part])
         is_made = origins.last[columns] > origins.first[columns]  # a small catalogue has no item made from some
         row = np.repeat(np.arange(len(part)), row_sizes)[is_made]
         columns, sizes[part] = columns[is_made], np.bincount(row, minlength=len(part))
-        chosen = origins.first[columns] + random.integers(origins.last[columns] - origins.first[columns])
-        items = origins.order[chosen]
+        places = origins.first[columns] + random.integers(origins.last[columns] - origins.first[columns])
+        items = origins.order[places]
         order = np.lexsort((items, row))
         positions.append(items[order].astype(np.int32))
         weights.append(values[is_made][order])
@@ -158,9 +158,9 @@ def _spread(postings: SparseRows, origins: _Origins) -> tuple[SparseRows, NDArra
 
 
 def _lines(rows: Sequence[dict[str, Any]], bases: Positions, keeps: NDArray[np.bool_]) -> Iterator[bytes]:
-    for number, (base, kept) in enumerate(zip(bases.tolist(), keeps.tolist(), strict=True)):
+    for number, (base, flags) in enumerate(zip(bases.tolist(), keeps.tolist(), strict=True)):
         row = rows[base]
-        values = [str(share) for share, is_kept in zip(SHARES, kept, strict=True) if is_kept]
+        values = [str(share) for share, has_value in zip(SHARES, flags, strict=True) if has_value]
         more = {"id": str(number), "attributes": row["attributes"] | ({KEEP: values} if values else {})}
         yield json.dumps(row | more, ensure_ascii=False).encode() + b"\n"
 

@@ -145,7 +145,7 @@ def closed_loop(
         rankings=[ranking for ranking in rankings if ranking.ids],
         seconds=run.after.moment - run.before.moment,
         server_s=(run.after.server or 0.0) - (run.before.server or 0.0),
-        client_s=run.after.own - run.before.own,
+        client_s=run.after.client - run.before.client,
     )
 
 

@@ -156,8 +156,8 @@ def incomplete(result: PeersResult) -> str:
     """A reason if not all servers were measured to the end."""
     if result.is_partial:
         return f"partial: {result.reason}"
-    chosen = result.settings.get("targets")
-    return f"only {', '.join(chosen)} was measured" if chosen else ""
+    targets = result.settings.get("targets")
+    return f"only {', '.join(targets)} was measured" if targets else ""
 
 
 def is_clean(row: ResultRow) -> bool:

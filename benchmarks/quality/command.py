@@ -180,7 +180,7 @@ def _run(command: Sequence[str]) -> tuple[int, str]:
 
 def _text(evaluation: BundleEvaluation, result: QualityResult) -> str:
     problem = evaluation.problem
-    facts = f"{evaluation.bundle}, {evaluation.protocol}: {len(problem.test)} test cases, {problem.items} items"
-    chosen = [f"{row.subject}, chosen on validation: {in_words(row.chosen)}" for row in result.rows if row.chosen]
+    headline = f"{evaluation.bundle}, {evaluation.protocol}: {len(problem.test)} test cases, {problem.items} items"
+    settings = [f"{row.subject}, chosen on validation: {in_words(row.chosen)}" for row in result.rows if row.chosen]
     skipped = [f"not measured: {name}: {reason}" for name, reason in result.skipped.items()]
-    return "\n".join([facts, table(result.rows, evaluation.default), *chosen, *skipped])
+    return "\n".join([headline, table(result.rows, evaluation.default), *settings, *skipped])

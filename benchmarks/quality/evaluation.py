@@ -75,7 +75,7 @@ def load_evaluation(path: Path) -> BundleEvaluation:
     cases = sample_cases(parts.warm, items, settings.seed)
     if not (np.array_equal(cases.users, recorded.users) and np.array_equal(cases.targets, recorded.targets)):
         raise RuntimeError(f"{stages / 'verify' / RANKS} is of other cases than the data in {stages}: {_again(bundle)}")
-    others = {Variant.model_validate(record).name for record in quality["variants"]} - {default}
+    other_variants = {Variant.model_validate(record).name for record in quality["variants"]} - {default}
     return BundleEvaluation(
         bundle=BundleId.of(bundle.manifest),
         protocol=settings.protocol,
@@ -83,7 +83,7 @@ def load_evaluation(path: Path) -> BundleEvaluation:
         default=default,
         problem=LibraryProblem(items, cases.repeats == EXCLUDE, parts.train, parts.valid, cases.histories),
         targets=cases.targets,
-        ranks={name: row[TASK] for name, row in recorded.ranks.items() if TASK in row and name not in others},
+        ranks={name: row[TASK] for name, row in recorded.ranks.items() if TASK in row and name not in other_variants},
     )
 
 

@@ -43,8 +43,8 @@ class LibraryProblem:
     @property
     def known(self) -> Histories:
         """Everything before the test: what the final model is fitted on."""
-        whole = [np.append(history, item) for history, item in zip(self.validation, self.valid, strict=True)]
-        return [*whole, *self.train[len(self.valid) :]]
+        histories = [np.append(history, item) for history, item in zip(self.validation, self.valid, strict=True)]
+        return [*histories, *self.train[len(self.valid) :]]
 
     @property
     def validation(self) -> Histories:
@@ -105,7 +105,7 @@ class LibraryLists:
     def save(self, folder: Path) -> None:
         """Write `<row>.npz` and then `<row>.json`."""
         np.savez_compressed(folder / f"{self.row}.npz", lists=np.stack(self.lists).astype(np.int32))
-        facts = {
+        fields = {
             "library": self.library,
             "chosen": dict(self.chosen),
             "trials": [{"parameters": dict(trial.parameters), "ndcg": trial.ndcg} for trial in self.trials],
@@ -113,7 +113,7 @@ class LibraryLists:
             "tune_cpu_s": self.tune_cpu_s,
             "fit_cpu_s": list(self.fit_cpu_s),
         }
-        (folder / f"{self.row}.json").write_text(json.dumps(facts, indent=1))
+        (folder / f"{self.row}.json").write_text(json.dumps(fields, indent=1))
 
     @classmethod
     def load(cls, folder: Path, row: str) -> Self:
@@ -122,10 +122,10 @@ class LibraryLists:
         Raises:
             OSError, ValueError, KeyError, TypeError: the files are missing or were not written by `save`.
         """
-        facts = json.loads((folder / f"{row}.json").read_text())
-        trials = [HyperparameterTrial(**trial) for trial in facts.pop("trials")]
+        fields = json.loads((folder / f"{row}.json").read_text())
+        trials = [HyperparameterTrial(**trial) for trial in fields.pop("trials")]
         with np.load(folder / f"{row}.npz", allow_pickle=False) as arrays:
-            return cls(row=row, trials=trials, lists=list(arrays["lists"]), **facts)
+            return cls(row=row, trials=trials, lists=list(arrays["lists"]), **fields)
 
 
 def ndcg(lists: ItemLists, targets: Positions) -> float:
@@ -138,8 +138,8 @@ def without_masked(lists: NDArray[np.integer[Any]], masked: Sequence[Positions])
     """Lists as `ItemLists`, without `masked[c]`: libraries fill up short lists with items that they should omit."""
     cleaned = np.full((len(lists), LIST_LENGTH), NO_ITEM, dtype=np.int32)
     for row, items, hidden in zip(cleaned, lists, masked, strict=True):
-        kept = items[(items >= 0) & ~np.isin(items, hidden)][:LIST_LENGTH]
-        row[: len(kept)] = kept
+        valid = items[(items >= 0) & ~np.isin(items, hidden)][:LIST_LENGTH]
+        row[: len(valid)] = valid
     return cleaned
 
 

@@ -99,13 +99,13 @@ def _signed(difference: Figure) -> str:
 
 
 def _row(subject: str, library: str, ndcg: Floats, recall: Floats, evaluation: BundleEvaluation) -> QualityRow:
-    own = _ranked(evaluation.ranks[evaluation.default].astype(np.int64)).ndcg
+    default_ndcg = _ranked(evaluation.ranks[evaluation.default].astype(np.int64)).ndcg
     return QualityRow(
         subject=subject,
         library=library,
         ndcg=figure(ndcg, evaluation.seed),
         recall=figure(recall, evaluation.seed),
-        difference=None if subject == evaluation.default else figure(ndcg - own, evaluation.seed),
+        difference=None if subject == evaluation.default else figure(ndcg - default_ndcg, evaluation.seed),
     )
 
 
@@ -120,10 +120,10 @@ def _require_valid(row: str, lists: ItemLists, problem: LibraryProblem) -> None:
     if lists.shape != expected:
         raise RuntimeError(f"{row}: its lists are {lists.shape}, not {expected} (cases, items): fix its script")
     for case, (items, history) in enumerate(zip(lists, problem.test, strict=True)):
-        shown = items[items != NO_ITEM]
-        if len(shown) and (shown.min() < 0 or shown.max() >= problem.items):
+        recommended = items[items != NO_ITEM]
+        if len(recommended) and (recommended.min() < 0 or recommended.max() >= problem.items):
             raise RuntimeError(f"{row}: the list of case {case} has an item outside the catalogue: fix its script")
-        if len(np.unique(shown)) != len(shown):
+        if len(np.unique(recommended)) != len(recommended):
             raise RuntimeError(f"{row}: the list of case {case} has an item twice: fix its script")
-        if problem.masks_history and np.isin(shown, history).any():
+        if problem.masks_history and np.isin(recommended, history).any():
             raise RuntimeError(f"{row}: the list of case {case} has an item of its history: fix its script")

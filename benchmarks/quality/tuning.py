@@ -57,14 +57,14 @@ def make_lists(
         print_progress(f"{row}: validation NDCG@10 {trial.ndcg:.4f} with {in_words(trial.parameters)}")
     chosen = max(trials, key=lambda trial: trial.ndcg).parameters
     tune_cpu_s = time.process_time() - began
-    used = seeds if recommender.is_random else seeds[:1]
+    fit_seeds = seeds if recommender.is_random else seeds[:1]
     lists, fit_cpu_s = [], []
-    for seed in used:
+    for seed in fit_seeds:
         print_progress(f"{row}: final fit with {in_words(chosen)}, seed {seed}")
         began = time.process_time()
         lists.append(recommender.recommend(problem, chosen, problem.known, problem.test, seed))
         fit_cpu_s.append(time.process_time() - began)
-    return LibraryLists(row, recommender.library, chosen, trials, list(used), tune_cpu_s, fit_cpu_s, lists)
+    return LibraryLists(row, recommender.library, chosen, trials, list(fit_seeds), tune_cpu_s, fit_cpu_s, lists)
 
 
 def print_progress(line: str) -> None:
