@@ -23,10 +23,10 @@ from swiftrec.benchmarks import formatting
 from swiftrec.benchmarks.client import ANY_SIZE, ClosedLoop, ResponseLog, SendRequest, arrivals, open_loop, unary
 from swiftrec.benchmarks.connection import wait_ready
 from swiftrec.benchmarks.environment import pinned
+from swiftrec.benchmarks.item_texts import Items, mixed_texts
 from swiftrec.benchmarks.optional_deps import collect_until_error
 from swiftrec.benchmarks.server_process import ServerProcess, extra_flags, load_cores, running_server
 from swiftrec.benchmarks.statistics import OK, p99_of
-from swiftrec.benchmarks.texts import Items, mixed_texts
 from swiftrec.benchmarks.workload import PATHS, MethodName, Requests, make
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import (
     AttributeValues,

@@ -19,9 +19,9 @@ from pydantic_settings import SettingsConfigDict
 
 from swiftrec.benchmarks.client import ANY_SIZE
 from swiftrec.benchmarks.connection import TlsSettings, wait_ready
+from swiftrec.benchmarks.item_texts import TokenCounter
 from swiftrec.benchmarks.optional_deps import error_sentence
 from swiftrec.benchmarks.recording import FORMAT, Pseudonyms
-from swiftrec.benchmarks.texts import TokenCounter
 from swiftrec.benchmarks.workload import PATHS, MethodName
 from swiftrec.server.models.bundle import find_bundle
 from swiftrec.server.signals import on_signals

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.benchmarks.texts import Items, TokenCounter, TokenTexts
+from swiftrec.benchmarks.item_texts import Items, TokenCounter, TokenTexts
 from swiftrec.benchmarks.workload import MethodName, Requests
 from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import (

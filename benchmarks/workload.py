@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.benchmarks.texts import Items, TokenCounter, TokenTexts, log_normal_lengths, mixed_texts
+from swiftrec.benchmarks.item_texts import Items, TokenCounter, TokenTexts, log_normal_lengths, mixed_texts
 from swiftrec.server.models.bundle import MANIFEST, Manifest
 from swiftrec.server.pb.swiftrec.v1 import encoder_pb2, recommender_pb2
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest

@@ -1,4 +1,4 @@
-"""Imports in benchmarks/ point one way: tools -> load -> window, server_process -> statistics -> workload -> texts."""
+"""Imports in benchmarks/ point one way: tools -> load -> window, server_process -> statistics -> workload."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PACKAGE = "swiftrec.benchmarks."
 # From the bottom to the top; a module imports only from layers below its own. Modules of one layer are in one line, and
 # do not import each other; the modules of a folder may.
 _LAYERS = (
-    ("environment", "optional_deps", "bundle_id", "texts"),
+    ("environment", "optional_deps", "bundle_id", "item_texts"),
     ("formatting", "workload", "prometheus"),
     ("statistics", "result_files", "recording"),
     ("responses", "hdr"),
@@ -71,7 +71,7 @@ def test_every_layer_names_existing_modules() -> None:
     ("file", "line"),
     [
         ("statistics.py", "from swiftrec.benchmarks.load import run_load"),
-        ("texts.py", "from swiftrec.benchmarks.workload import make"),
+        ("item_texts.py", "from swiftrec.benchmarks.workload import make"),
         ("recording.py", "from swiftrec.benchmarks.record import proxy"),
         ("load.py", "from swiftrec.benchmarks import overload"),
         ("peers/measure.py", "import swiftrec.benchmarks.suite.tables"),

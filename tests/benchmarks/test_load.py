@@ -19,11 +19,11 @@ from swiftrec.benchmarks import server_process
 from swiftrec.benchmarks.client import ClosedLoop, OnResponse, ResponseLog, arrivals, connected, open_loop
 from swiftrec.benchmarks.echo import response
 from swiftrec.benchmarks.environment import CpuReading, cpu_seconds, pinned
+from swiftrec.benchmarks.item_texts import MAX_WORDS, MIN_WORDS, mixed_texts
 from swiftrec.benchmarks.null_server import NullSession
 from swiftrec.benchmarks.responses import STEPS, read_responses
 from swiftrec.benchmarks.server_process import ServerProcess, running_server
 from swiftrec.benchmarks.statistics import RequestRows, summarise
-from swiftrec.benchmarks.texts import MAX_WORDS, MIN_WORDS, mixed_texts
 from swiftrec.benchmarks.window import Window, merge_windows, window_figures
 from swiftrec.benchmarks.workload import PATHS, Requests
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb

@@ -16,6 +16,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as oip
 
 from swiftrec.benchmarks.client import ResponseLog, send_all
+from swiftrec.benchmarks.item_texts import bundle_texts
 from swiftrec.benchmarks.peers import install, messages, process_tree, rounds, tables
 from swiftrec.benchmarks.peers.ground_truth import right_rankings
 from swiftrec.benchmarks.peers.measure import measure
@@ -25,7 +26,6 @@ from swiftrec.benchmarks.peers.session import PeerSession, TextRanking
 from swiftrec.benchmarks.peers.targets import Target, select_targets, with_tries
 from swiftrec.benchmarks.peers.transports import UNKNOWN
 from swiftrec.benchmarks.statistics import OK, RequestRows, slope_per_s
-from swiftrec.benchmarks.texts import bundle_texts
 from swiftrec.export.data.dataset import Item, write_items
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from swiftrec.benchmarks.item_texts import TOKENIZER, Items, TokenCounter, TokenTexts
 from swiftrec.benchmarks.microbenchmarks.server_parts import _tokeniser
 from swiftrec.benchmarks.recording import FORMAT, Pseudonyms, Recording
-from swiftrec.benchmarks.texts import TOKENIZER, Items, TokenCounter, TokenTexts
 from swiftrec.benchmarks.workload import Name, make
 from swiftrec.server.catalogue.catalogue import ITEMS
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
