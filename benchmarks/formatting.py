@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from swiftrec.benchmarks.environment import fingerprint, load_warning
+from swiftrec.promise import Promise, missed
 
 _WHOLE_FROM = 50  # larger figures are printed without decimals
 
@@ -56,6 +57,17 @@ def finish(tool: str, text: str, figures: Mapping[str, Any], reason: str) -> int
     if reason:
         sys.stderr.write(f"swiftrec bench {tool}: partial: {reason}\n")
     return 1 if reason else 0
+
+
+def finish_judged(tool: str, text: str, figures: Mapping[str, Any], goals: Sequence[Promise], reason: str = "") -> int:
+    """Print the result as `finish` does, with each goal that is missed.
+
+    Returns:
+        The exit code: 1 if a goal is missed or the result is partial.
+    """
+    lines = missed(goals)
+    verdict = "\n".join(lines) or "every goal is met"
+    return finish(tool, f"{text}\n{verdict}", {**figures, "missed": lines}, reason) or int(bool(lines))
 
 
 def print_result(text: str, figures: Mapping[str, Any]) -> None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -31,6 +30,7 @@ from swiftrec.benchmarks.selection import Selection, partial
 from swiftrec.benchmarks.suite.result import Result, Workload
 from swiftrec.benchmarks.suite.summary import newest_run, not_full
 from swiftrec.benchmarks.teacher import TeacherResult
+from swiftrec.promise import Promise, missed
 
 FRONTS = ("pytriton", "mlserver", "litserve", "bentoml", "ray")  # gRPC, or a front in Python
 TRITON, RUST = "pytriton", "mosec"
@@ -53,48 +53,14 @@ class TargetsSettings(BaseSettings):
     results: Path = Field(RESULTS, description="folder of results")
 
 
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """One promise.
-
-    Attributes:
-        name: what is promised.
-        bound: the figure must be at least this, or at most if `at_most`.
-        values: one for each round; none: not measured.
-        source: folder of the result.
-        why: how to measure it, or why it does not count.
-    """
-
-    name: str
-    bound: float
-    values: list[float]
-    source: str = ""
-    at_most: bool = False
-    why: str = ""
-
-    @property
-    def verdict(self) -> str:
-        """Met, MISSED, or not measured and why."""
-        if not self.values:
-            return f"not measured{f': {self.why}' if self.why else ''}"
-        median = float(np.median(self.values))
-        return "met" if (median <= self.bound if self.at_most else median >= self.bound) else "MISSED"
-
-    def cells(self) -> list[str]:
-        """For the table."""
-        values = formatting.spread(self.values, 3) if self.values else "-"
-        return [self.name, f"{'<=' if self.at_most else '>='} {self.bound:g}", values, self.verdict, self.source]
-
-
 def run(settings: TargetsSettings) -> int:
     """Print the table; the last line is JSON."""
     judged = list(promises(settings.results))
-    table = formatting.table(
-        ["figure", "target", "median (range)", "", "from"], [promise.cells() for promise in judged]
-    )
-    met = sum(promise.verdict == "met" for promise in judged)
-    rows = [{**asdict(promise), "verdict": promise.verdict} for promise in judged]
-    sys.stdout.write(f"{table}\n{met} of {len(judged)} figures are met\n{formatting.as_json({'targets': rows})}\n")
+    rows = [[promise.name, promise.limit, promise.measured, promise.verdict, promise.source] for promise in judged]
+    table = formatting.table(["figure", "target", "median [range]", "", "from"], rows)
+    met = len(judged) - len(missed(judged))
+    values = {"targets": [promise.as_json() for promise in judged]}
+    sys.stdout.write(f"{table}\n{met} of {len(judged)} figures are met\n{formatting.as_json(values)}\n")
     return 0 if met == len(judged) else 1
 
 

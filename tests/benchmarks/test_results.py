@@ -23,8 +23,9 @@ from swiftrec.benchmarks.suite.result import Result
 from swiftrec.benchmarks.suite.results import RawRows
 from swiftrec.benchmarks.suite.summary import SummarySettings, figures, newest_results
 from swiftrec.benchmarks.suite.summary import run as summary
-from swiftrec.benchmarks.suite.targets import Promise, promises
+from swiftrec.benchmarks.suite.targets import promises
 from swiftrec.benchmarks.teacher import TeacherResult
+from swiftrec.promise import Promise
 from tests.benchmarks.peers import BUNDLE_ID
 from tests.benchmarks.results import (
     BUNDLE,
