@@ -16,7 +16,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from swiftrec.benchmarks import formatting
-from swiftrec.benchmarks.catalogue.result import CatalogueResult
+from swiftrec.benchmarks.catalogue.result import LARGE_CATALOGUE, CatalogueResult
 from swiftrec.benchmarks.peers.results import (
     PeerSettingsResult,
     PeersResult,
@@ -27,8 +27,8 @@ from swiftrec.benchmarks.peers.results import (
 from swiftrec.benchmarks.peers.targets import BATCH, DOCUMENTED, OURS, SEPARATOR, SPLIT, UNARY
 from swiftrec.benchmarks.result_files import RESULTS, ToolResult, load_all
 from swiftrec.benchmarks.selection import Selection, partial
+from swiftrec.benchmarks.suite.overview import newest_run, not_full
 from swiftrec.benchmarks.suite.result import Result, Workload
-from swiftrec.benchmarks.suite.summary import newest_run, not_full
 from swiftrec.benchmarks.teacher import TeacherResult
 from swiftrec.promise import Promise, missed
 
@@ -38,7 +38,6 @@ _MODES = (DOCUMENTED, SPLIT)
 _WORK_RATIO, _BATCH_WORK_RATIO = 0.90, 0.95
 _FRONT_FACTOR, _TRITON_FACTOR, _TEACHER_FACTOR, _CACHE_FACTOR = 1.3, 1.5, 10.0, 2.0
 _RECALL, _MAX_SLOWDOWN = 0.99, 2.0
-_LARGE_CATALOGUE = 1_000_000
 Row = Mapping[str, Any]
 
 
@@ -135,22 +134,16 @@ def _teacher(selection: Selection) -> Iterator[Promise]:
 
 
 def _catalogue(selection: Selection) -> Iterator[Promise]:
-    stored = selection.newest(CatalogueResult, lambda result: bool(_largest(result)), flaw=partial)
-    row = _largest(stored[1]) if stored else {}
+    stored = selection.newest(CatalogueResult, lambda result: bool(result.row(LARGE_CATALOGUE)), flaw=partial)
+    row = stored[1].row(LARGE_CATALOGUE) if stored else {}
     why, source = "swiftrec bench catalogue", _source(stored)
     for depth, key in ((100, "recall"), (10, "recall_10")):
         recalls = [search[key] for search in row.get("search", {}).values()]
-        name = f"recall@{depth} at {_LARGE_CATALOGUE:,} items, worst filter"
+        name = f"recall@{depth} at {LARGE_CATALOGUE:,} items, worst filter"
         yield Promise(name, _RECALL, [min(recalls)] if recalls else [], source, why=why)
     for name, whole in row.get("whole", {"whole Recommend": {"ratio": []}}).items():
-        title = f"p50 at {_LARGE_CATALOGUE:,} items / at 2,000: {name}"
+        title = f"p50 at {LARGE_CATALOGUE:,} items / at 2,000: {name}"
         yield Promise(title, _MAX_SLOWDOWN, whole["ratio"], source, at_most=True, why=why)
-
-
-def _largest(result: CatalogueResult) -> Row:
-    """The row of the largest catalogue, approximately searched."""
-    rows = (row for row in result.rows if (row["items"], row["index"]) == (_LARGE_CATALOGUE, "approximate"))
-    return next(rows, {})
 
 
 def _peers(selection: Selection) -> Iterator[Promise]:
