@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.benchmarks.connection import PLAIN, Access, Metadata, wait_ready
-from swiftrec.benchmarks.statistics import OK, UNAVAILABLE, Rows, rejected_entries
+from swiftrec.benchmarks.responses import rejected_entries
+from swiftrec.benchmarks.statistics import OK, UNAVAILABLE, Rows
 from swiftrec.benchmarks.workload import Requests
 
 TIMEOUT_S = 30.0

@@ -23,10 +23,11 @@ from swiftrec.benchmarks import formatting
 from swiftrec.benchmarks.client import ANY_SIZE, ClosedLoop, ResponseLog, Send, arrivals, open_loop, unary
 from swiftrec.benchmarks.connection import wait_ready
 from swiftrec.benchmarks.environment import pinned
+from swiftrec.benchmarks.item_texts import Items, mixed_texts
 from swiftrec.benchmarks.optional_deps import collect_until_error
 from swiftrec.benchmarks.server_process import ServerProcess, extra_flags, load_cores, running_server
 from swiftrec.benchmarks.statistics import OK, p99_of
-from swiftrec.benchmarks.workload import PATHS, Items, Method, Requests, make, mixed_texts
+from swiftrec.benchmarks.workload import PATHS, Method, Requests, make
 from swiftrec.promise import Promise
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import (
     AttributeValues,

@@ -29,9 +29,10 @@ from swiftrec.benchmarks.client import ClosedLoop, Pattern, ResponseLog, Send, a
 from swiftrec.benchmarks.connection import AccessSettings, check_source
 from swiftrec.benchmarks.environment import CpuMeter, CpuReading, ReadCpu, cpu_reader, read_cpu
 from swiftrec.benchmarks.hdr import write_log
-from swiftrec.benchmarks.record import Recording
+from swiftrec.benchmarks.recording import Recording
+from swiftrec.benchmarks.responses import read_responses
 from swiftrec.benchmarks.server_process import tool_command
-from swiftrec.benchmarks.statistics import UNAVAILABLE, Rows, Window, merge_windows, read_responses, window_figures
+from swiftrec.benchmarks.statistics import UNAVAILABLE, Rows, Window, merge_windows, window_figures
 from swiftrec.benchmarks.workload import PATHS, WORKLOADS, Method, Name, Requests, make
 
 _SAMPLE_EVERY = 8  # of single requests; of batches every response is kept

@@ -27,10 +27,10 @@ from swiftrec.benchmarks.bundle_id import BundleId
 from swiftrec.benchmarks.catalogue.result import CatalogueResult, text
 from swiftrec.benchmarks.catalogue.synthetic import histories, make_bundle
 from swiftrec.benchmarks.catalogue.trial import WARMUP_USERS, Trial, resident_mb
+from swiftrec.benchmarks.item_texts import bundle_texts
 from swiftrec.benchmarks.optional_deps import collect_until_error
 from swiftrec.benchmarks.result_files import RESULTS
 from swiftrec.benchmarks.server_process import tool_command
-from swiftrec.benchmarks.workload import bundle_texts
 from swiftrec.server.catalogue.catalogue import EXACT_BELOW
 from swiftrec.server.catalogue.items import ItemTable
 from swiftrec.server.models.bundle import find_bundle, load_bundle

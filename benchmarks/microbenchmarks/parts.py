@@ -15,7 +15,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from swiftrec.benchmarks import formatting
-from swiftrec.benchmarks.workload import bundle_texts
+from swiftrec.benchmarks.item_texts import bundle_texts
 from swiftrec.server.domain import ItemEvent, Request
 from swiftrec.server.models.bundle import load_bundle
 from swiftrec.server.parts import PARTS

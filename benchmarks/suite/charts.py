@@ -10,7 +10,7 @@ import numpy as np
 
 from swiftrec import plots
 from swiftrec.benchmarks.peers.targets import BATCH, DOCUMENTED, OURS, SPLIT, UNARY
-from swiftrec.benchmarks.statistics import STEPS
+from swiftrec.benchmarks.responses import STEPS
 from swiftrec.benchmarks.suite.result import Point, Result
 from swiftrec.benchmarks.suite.results import RawRows
 

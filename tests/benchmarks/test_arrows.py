@@ -15,8 +15,10 @@ _PACKAGE = "swiftrec.benchmarks."
 # do not import each other; the modules of a folder may.
 _LAYERS = (
     ("environment", "optional_deps", "bundle_id"),
-    ("formatting", "workload", "prometheus"),
-    ("statistics", "result_files"),
+    ("formatting", "item_texts", "prometheus"),
+    ("workload", "result_files"),
+    ("responses", "recording"),
+    ("statistics",),
     ("connection", "hdr", "selection"),
     ("client", "server_process"),
     ("record", "flood", "floor", "echo", "null_server"),

@@ -18,7 +18,7 @@ from hdrh.log import HistogramLogReader
 from pyarrow import parquet
 
 from swiftrec.benchmarks import result_files
-from swiftrec.benchmarks.record import FORMAT, Recording
+from swiftrec.benchmarks.recording import FORMAT, Recording
 from swiftrec.benchmarks.server_process import ServerProcess, running_server
 from swiftrec.benchmarks.statistics import Rows
 from swiftrec.benchmarks.suite.result import Result

@@ -20,7 +20,7 @@ from swiftrec.benchmarks import __main__ as command
 from swiftrec.benchmarks import connection
 from swiftrec.benchmarks.__main__ import main
 from swiftrec.benchmarks.connection import check_source
-from swiftrec.benchmarks.record import Recording
+from swiftrec.benchmarks.recording import Recording
 from swiftrec.benchmarks.server_process import running_server as tool
 from swiftrec.benchmarks.workload import PATHS, Method
 from swiftrec.server.app import App

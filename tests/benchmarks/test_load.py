@@ -19,10 +19,12 @@ from swiftrec.benchmarks import server_process
 from swiftrec.benchmarks.client import ClosedLoop, OnResponse, ResponseLog, arrivals, connected, open_loop
 from swiftrec.benchmarks.echo import response
 from swiftrec.benchmarks.environment import CpuReading, cpu_seconds, pinned
+from swiftrec.benchmarks.item_texts import MAX_WORDS, MIN_WORDS, mixed_texts
 from swiftrec.benchmarks.null_server import NullSession
+from swiftrec.benchmarks.responses import STEPS, read_responses
 from swiftrec.benchmarks.server_process import ServerProcess, running_server
-from swiftrec.benchmarks.statistics import STEPS, Rows, Window, merge_windows, read_responses, summarise, window_figures
-from swiftrec.benchmarks.workload import MAX_WORDS, MIN_WORDS, PATHS, Requests, mixed_texts
+from swiftrec.benchmarks.statistics import Rows, Window, merge_windows, summarise, window_figures
+from swiftrec.benchmarks.workload import PATHS, Requests
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 

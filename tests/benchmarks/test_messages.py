@@ -16,7 +16,8 @@ from swiftrec.benchmarks import __main__ as command
 from swiftrec.benchmarks import load, overload, server_process
 from swiftrec.benchmarks.optional_deps import collect_until_error, error_sentence
 from swiftrec.benchmarks.peers import install
-from swiftrec.benchmarks.record import Pseudonyms, Recorder, Recording
+from swiftrec.benchmarks.record import Recorder
+from swiftrec.benchmarks.recording import Pseudonyms, Recording
 from swiftrec.benchmarks.server_process import ServerProcess
 from swiftrec.benchmarks.statistics import OK, UNAVAILABLE, Rows
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest

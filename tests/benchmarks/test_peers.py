@@ -17,6 +17,7 @@ from tritonclient.grpc import service_pb2 as oip
 
 from swiftrec.benchmarks.__main__ import main
 from swiftrec.benchmarks.client import ResponseLog, send_all
+from swiftrec.benchmarks.item_texts import bundle_texts
 from swiftrec.benchmarks.peers import install, messages, process_tree, rounds, tables
 from swiftrec.benchmarks.peers.ground_truth import right_rankings
 from swiftrec.benchmarks.peers.measure import measure, p99_or_none
@@ -29,7 +30,6 @@ from swiftrec.benchmarks.statistics import MIN_P99_RESPONSES, OK, Rows, slope_pe
 from swiftrec.benchmarks.suite import render
 from swiftrec.benchmarks.suite.overview import newest_results
 from swiftrec.benchmarks.suite.targets import PeerComparison
-from swiftrec.benchmarks.workload import bundle_texts
 from swiftrec.export.data.dataset import Item, write_items
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb

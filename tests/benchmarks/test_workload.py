@@ -14,21 +14,11 @@ import pytest
 from swiftrec.benchmarks import workload
 from swiftrec.benchmarks.client import ANY_SIZE, ResponseLog
 from swiftrec.benchmarks.echo import Pause
-from swiftrec.benchmarks.record import FORMAT, Pseudonyms, Recorder, Recording, proxy
-from swiftrec.benchmarks.statistics import read_responses
-from swiftrec.benchmarks.workload import (
-    BATCH_ENTRIES,
-    WORKLOADS,
-    Items,
-    Method,
-    Name,
-    Requests,
-    TokenCounter,
-    TokenTexts,
-    log_normal_lengths,
-    make,
-    zipf,
-)
+from swiftrec.benchmarks.item_texts import Items, TokenCounter, TokenTexts, log_normal_lengths
+from swiftrec.benchmarks.record import Recorder, proxy
+from swiftrec.benchmarks.recording import FORMAT, Pseudonyms, Recording
+from swiftrec.benchmarks.responses import read_responses
+from swiftrec.benchmarks.workload import BATCH_ENTRIES, WORKLOADS, Method, Name, Requests, make, zipf
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.models.tokenizer import Tokenizer
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
