@@ -64,5 +64,5 @@ def classes(room: str, *names: str) -> set[str]:
 
 
 def test_there_is_one_class_for_promises() -> None:
-    found = set().union(*(classes(room, "Promise", "Goal") for room in ("swiftrec", "export", "benchmarks")))
-    assert found == {"swiftrec/promise.py"}
+    files = set().union(*(classes(room, "Promise", "Goal") for room in ("swiftrec", "export", "benchmarks")))
+    assert files == {"swiftrec/promise.py"}

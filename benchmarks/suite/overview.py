@@ -77,9 +77,9 @@ def newest_results(results: Path, folder: Path | None = None) -> Overview:
         "catalogue": selection.newest(CatalogueResult, flaw=partial),
         "teacher": selection.newest(TeacherResult, flaw=partial),
     }
-    found = {name: pair for name, pair in stored.items() if pair}
-    folders = {name: path.name for name, (path, _) in found.items()}
-    return Overview(folders=folders, **{name: result for name, (_, result) in found.items()})
+    newest = {name: pair for name, pair in stored.items() if pair}
+    folders = {name: path.name for name, (path, _) in newest.items()}
+    return Overview(folders=folders, **{name: result for name, (_, result) in newest.items()})
 
 
 def newest_run(results: Path, reported: set[str]) -> Stored[Result] | None:
