@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -17,7 +16,7 @@ from swiftrec.benchmarks.catalogue.result import LARGE_CATALOGUE
 from swiftrec.benchmarks.formatting import Table
 from swiftrec.benchmarks.peers.targets import BATCH, OURS, UNARY
 from swiftrec.benchmarks.result_files import RESULTS
-from swiftrec.benchmarks.suite import charts, render
+from swiftrec.benchmarks.suite import charts, render, rows
 from swiftrec.benchmarks.suite.overview import Overview, newest_results
 
 REFERENCE = RESULTS / "reference.json"
@@ -110,10 +109,9 @@ def _rates(overview: Overview) -> Iterator[tuple[str, str, str]]:
 
 def _advantage(overview: Overview) -> Iterator[tuple[str, str, str]]:
     if overview.teacher:
-        figures = overview.teacher.figures
-        factor = float(np.median([value for value in figures["rate_ratio"] if value is not None]))
-        title = f"rate at p99 <= {figures['p99_bound_ms']:.0f} ms, compared with the PyTorch teacher"
-        yield title, f"{factor:.0f} times", "swiftrec bench teacher"
+        figures = rows.teacher_figures(overview.teacher.figures)
+        title = f"rate at p99 <= {figures['bound']} ms, compared with the PyTorch teacher"
+        yield title, f"{figures['rate'].median:.0f} times", "swiftrec bench teacher"
 
 
 def _search(overview: Overview) -> Iterator[tuple[str, str, str]]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from swiftrec.benchmarks import formatting
 from swiftrec.benchmarks.catalogue import result as catalogue
 from swiftrec.benchmarks.formatting import Table
 from swiftrec.benchmarks.optional_deps import require_module
@@ -52,8 +48,8 @@ def results(overview: Overview) -> str:
         "results.md.jinja",
         run=run,
         rounds=max((len(workload.server_us.values) for workload in run.workloads.values()), default=0),
-        tables=[table.without() for table in rows.tables(run)],
-        teacher=_teacher(overview),
+        tables=rows.tables(run),
+        teacher=rows.teacher_figures(overview.teacher.figures) if overview.teacher else {},
         peers=peers.peers(compared).without(*_PEER_DETAILS),
         peer_rounds=max((len(row["rounds"]) for row in compared), default=0),
         peer_notes=list(peers.notes(compared, overview.peers.skipped)) if overview.peers else [],
@@ -69,21 +65,6 @@ def figures(table: Table) -> str:
         RuntimeError: the extra bench is not installed.
     """
     return _render("figures.md.jinja", figures=table)
-
-
-def _teacher(overview: Overview) -> dict[str, str]:
-    """What the student's advantage is, if it was measured."""
-    if not overview.teacher:
-        return {}
-    measured = overview.teacher.figures
-    return {name: _spread(measured[f"{name}_ratio"]) for name in ("rate", "cpu")} | {
-        "bound_ms": f"{measured['p99_bound_ms']:.0f}"
-    }
-
-
-def _spread(values: Sequence[float | None]) -> str:
-    kept = [value for value in values if value is not None and np.isfinite(value)]
-    return formatting.spread(kept, 1) if kept else "-"
 
 
 def _render(template: str, **values: Any) -> str:  # noqa: ANN401 (what the template reads)

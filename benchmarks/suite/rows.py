@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,11 @@ class Figure:
     def is_measured(self) -> bool:
         """Whether it has a value in every round."""
         return bool(self.values) and all(map(math.isfinite, self.values))
+
+    @property
+    def median(self) -> float:
+        """Over the rounds."""
+        return float(np.median(self.values))
 
     def __str__(self) -> str:
         if not self.values:
@@ -101,13 +107,20 @@ def run_figure(result: Result, name: str) -> Figure | None:
     return next((figure for figure in run_figures(result) if figure.name == name), None)
 
 
+def teacher_figures(measured: Mapping[str, Any]) -> dict[str, Figure]:
+    """The student over its teacher, without rounds in which it kept no rate; `bound` is the limit of the p99."""
+    values = {name: [value for value in measured[f"{name}_ratio"] if value is not None] for name in ("rate", "cpu")}
+    ratios = {name: Figure(f"{name} ratio", kept, 1) for name, kept in values.items()}
+    return ratios | {"bound": Figure("p99 bound, ms", [measured["p99_bound_ms"]], 0)}
+
+
 def tables(result: Result) -> list[Table]:
     """A row for each workload, each figure measured once, and each window of load that is not of a saturation."""
     by_workload = {f"{name} v{w.version}": workload_figures(w) for name, w in result.workloads.items()}
     names = ["workload", *(figure.name for figure in next(iter(by_workload.values()), []))]
     points = [point for point in result.points if point.loop == "open" or not point.round]
     return [
-        Table(names, [[name, *map(str, figures)] for name, figures in by_workload.items()], "Workloads"),
+        Table(names, [[name, *map(str, figures)] for name, figures in by_workload.items()], "Workloads").without(),
         Table(["once a run", "figure"], [[figure.name, str(figure)] for figure in run_figures(result)], "The run"),
         Table(_POINT, [_point(point) for point in points], "Every window"),
     ]

@@ -13,8 +13,12 @@ import pytest
 from swiftrec.benchmarks.__main__ import main
 from swiftrec.benchmarks.peers.results import PeerResults, RoundResult
 from swiftrec.benchmarks.peers.targets import BATCH, UNARY
-from swiftrec.benchmarks.suite import readme, render
+from swiftrec.benchmarks.suite import readme, render, rows
+from swiftrec.benchmarks.suite.bootstrap import Bootstrap
+from swiftrec.benchmarks.suite.figures import Figures
 from swiftrec.benchmarks.suite.overview import Overview, newest_results
+from swiftrec.benchmarks.suite.results import MeasuredRun, RawRows
+from swiftrec.benchmarks.suite.run import text
 from tests.benchmarks.peers import fake, figures
 from tests.benchmarks.results import (
     BUNDLE,
@@ -82,6 +86,22 @@ def test_results_page_has_every_figure_of_the_reference() -> None:
     assert [head for head in (*servers, *sizes) if head not in [row[:3] for row in page]] == []
 
 
+def test_terminal_markdown_html_and_comparison_show_the_same_figures(tmp_path: Path) -> None:
+    made = reference(tmp_path, memory_mb=120.0)
+    workloads, once, _ = rows.tables(made.run)
+    screen, page, report = text(made.run), render.results(made), render.report(made.run, RawRows())
+    cells = [cell for table in (workloads, once) for row in table.rows for cell in row]
+    assert len(cells) > 15
+    assert [cell for cell in cells if not all(cell in shown for shown in (screen, page, report))] == []
+    run = MeasuredRun(made.run, RawRows())
+    compared = {figure.name: figure.base for figure in Figures(run, run, Bootstrap()).all()}
+    for name, figure in (("memory MB", rows.MEMORY), ("start-up s", rows.START_UP)):
+        estimate, shown = compared[name], rows.run_figure(made.run, figure)
+        assert estimate is not None
+        assert shown is not None
+        assert estimate.value == pytest.approx(shown.median, rel=0.01)
+
+
 def test_text_that_is_no_reference_is_a_sentence(documents: list[str], tmp_path: Path) -> None:
     path = tmp_path / "reference.json"
     path.write_text('{"bench": {}}')
@@ -132,11 +152,11 @@ def test_reference_needs_what_is_measured_after_the_rounds(tmp_path: Path) -> No
 
 
 def test_tables_show_the_figures_of_the_reference(tmp_path: Path) -> None:
-    text = render.results(reference(tmp_path))
+    page = render.results(reference(tmp_path))
     costs = "1000 (1000-1000) | 150 (150-150) | 100 (88-112) | 1250 (1238-1262)"
-    assert f"| mixed v1 | {costs} | 0.920 (0.911-0.929) | 800 (792-808) | 50.0 (49.5-50.5) |" in text
-    assert "| one request in flight, p50 ms | 2.00 |" in text
-    assert "| batches of 32, recommendations/s | 400 |" in text
+    assert f"| mixed v1 | {costs} | 0.920 (0.911-0.929) | 800 (792-808) | 50.0 (49.5-50.5) |" in page
+    assert "| one request in flight, p50 ms | 2.00 |" in page
+    assert "| batches of 32, recommendations/s | 400 |" in page
 
 
 def test_tables_say_if_figures_of_other_runs_may_be_of_another_bundle(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from swiftrec.benchmarks import result_files, server_process
 from swiftrec.benchmarks.__main__ import main
+from swiftrec.benchmarks.formatting import Table
 from swiftrec.benchmarks.optional_deps import error_sentence, require_module
 from swiftrec.benchmarks.prometheus import Metrics, batch_sizes, metrics_between
 from swiftrec.benchmarks.server_process import ServerProcess, extra_flags
@@ -236,6 +237,11 @@ def test_terminal_says_where_the_cache_is_off() -> None:
     lines = text(result(workloads={"hot": on, "mixed": off})).splitlines()
     assert next(line for line in lines if line.startswith("hot v1")).endswith("0.50")
     assert next(line for line in lines if line.startswith("mixed v1")).endswith("off")
+
+
+def test_column_without_a_figure_is_left_out() -> None:
+    table = Table(["name", "a", "b", "c"], [["x", "-", "1", "2"], ["y", "", "-", "3"]], "title")
+    assert table.without("c") == Table(["name", "b"], [["x", "1"], ["y", "-"]], "title")
 
 
 def test_full_disk_leaves_a_partial_result_and_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
