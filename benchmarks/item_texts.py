@@ -40,13 +40,16 @@ class Items:
 class TokenCounter:
     """Counts tokens with the tokenizer of the bundle in `folder`, of any kind. Special tokens are counted, too.
 
+    Attributes:
+        max_tokens: where the server cuts a text.
+
     Raises:
         BundleError: the bundle's tokenizer file is none.
     """
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer = Tokenizer.load(folder / TOKENIZER, _NO_LIMIT)
-        self._max_tokens = Manifest.model_validate_json((folder / MANIFEST).read_bytes()).max_tokens
+        self.max_tokens = Manifest.model_validate_json((folder / MANIFEST).read_bytes()).max_tokens
 
     def count(self, text: str) -> int:
         """Tokens of the whole text."""
@@ -54,7 +57,7 @@ class TokenCounter:
 
     def served(self, text: str) -> int:
         """Tokens of the text after the server has cut it."""
-        return min(self.count(text), self._max_tokens)
+        return min(self.count(text), self.max_tokens)
 
 
 class TokenTexts:

@@ -24,8 +24,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.benchmarks.item_texts import Items, TokenCounter, TokenTexts, log_normal_lengths, mixed_texts
-from swiftrec.server.models.bundle import MANIFEST, Manifest
+from swiftrec.benchmarks.item_texts import (
+    Items,
+    TokenCounter,
+    TokenTexts,
+    log_normal_lengths,
+    mixed_texts,
+)
 from swiftrec.server.pb.swiftrec.v1 import encoder_pb2, recommender_pb2
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
 
@@ -138,7 +143,7 @@ class _Recommends:
         self._ids = items.ids
         self._counter = TokenCounter(items.folder)
         self._texts = TokenTexts(items, self._counter)
-        self._max_tokens = Manifest.model_validate_json((items.folder / MANIFEST).read_bytes()).max_tokens
+        self._max_tokens = self._counter.max_tokens
 
     def make(self, name: Name, number: int, seed: int) -> tuple[list[RecommendRequest], list[int]]:
         """Requests and the tokens of their queries."""

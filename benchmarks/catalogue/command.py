@@ -25,7 +25,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from swiftrec.benchmarks import formatting, result_files
 from swiftrec.benchmarks.bundle_id import BundleId
 from swiftrec.benchmarks.catalogue.comparison import WARMUP_USERS, CatalogueComparison, resident_mb
-from swiftrec.benchmarks.catalogue.result import CatalogueResult, tables
+from swiftrec.benchmarks.catalogue.result import CatalogueResult, text
 from swiftrec.benchmarks.catalogue.synthetic import histories, make_bundle
 from swiftrec.benchmarks.item_texts import bundle_texts
 from swiftrec.benchmarks.optional_deps import collect_until_error
@@ -70,12 +70,12 @@ def run(settings: CatalogueSettings) -> int:
     result.rows = [row for rows in sizes for row in rows]
     result.finish(reason)
     folder = result_files.new_folder(settings.results, result.machine)
-    text, figures = _report(result.rows)
-    return formatting.finish("catalogue", f"{text}\nwritten to {result_files.save(folder, result)}", figures, reason)
+    tables, figures = _report(result.rows)
+    return formatting.finish("catalogue", f"{tables}\nwritten to {result_files.save(folder, result)}", figures, reason)
 
 
 def _report(rows: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
-    return tables(rows), {"catalogue": rows}
+    return text(rows), {"catalogue": rows}
 
 
 def _measure_sizes(settings: CatalogueSettings) -> Iterator[list[dict[str, Any]]]:

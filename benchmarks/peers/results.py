@@ -143,11 +143,11 @@ class PeerResults:
 
     def table(self) -> str:
         """The table, with notes that a reader needs to judge it."""
-        lines = [tables.peers(self.rows())]
+        rows = self.rows()
+        lines = [str(tables.peers(rows)), *tables.notes(rows, self.skipped)]
         lines += [
             f"the client needs {us:.0f} us a request by {how}: {1e6 / us:.0f}/s" for how, us in self.client_us.items()
         ]
-        lines += [f"{name}: not measured: {reason}" for name, reason in self.skipped.items()]
         lines += [f"{name}: {reason}" for name, reason in self.died.items()]
         return "\n".join(lines)
 

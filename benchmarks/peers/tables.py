@@ -1,12 +1,13 @@
-"""The comparison with other servers as tables for the terminal."""
+"""The comparison with other servers as tables and sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from swiftrec.benchmarks import formatting
+from swiftrec.benchmarks.formatting import Table
 from swiftrec.benchmarks.peers.targets import SEPARATOR
 from swiftrec.benchmarks.result_files import ResultRow
 
@@ -19,16 +20,22 @@ _TRIES = [
 ]  # fmt: skip
 
 
-def peers(rows: Sequence[ResultRow]) -> str:
-    """A line for each server, mode and variant, and notes that a reader needs to judge them."""
-    notes = [f"{label(row)}: {row['note']}" for row in rows if row["note"]]
-    notes += [f"{name}: {note}" for name, note in few_rounds(rows).items()]
-    return "\n".join([formatting.table(_PEERS, [_peer(row) for row in rows]), *notes])
+def peers(rows: Sequence[ResultRow]) -> Table:
+    """A row for each server, mode and variant, the best of each variant first."""
+    ordered = sorted(rows, key=lambda row: (row["variant"], -row["share_of_floor"]))
+    return Table(_PEERS, [_peer(row) for row in ordered])
 
 
-def tries(rows: Sequence[ResultRow]) -> str:
+def tries(rows: Sequence[ResultRow]) -> Table:
     """The settings of each peer that were tried, and which is its best."""
-    return formatting.table(_TRIES, [_try(row) for row in rows])
+    return Table(_TRIES, [_try(row) for row in rows])
+
+
+def notes(rows: Sequence[ResultRow], skipped: Mapping[str, str]) -> Iterator[str]:
+    """What a reader needs to judge the rows, and why a server has none."""
+    yield from (f"{label(row)}: {row['note']}" for row in rows if row["note"])
+    yield from (f"{name}: {number}" for name, number in few_rounds(rows).items())
+    yield from (f"{name}: not measured: {reason}" for name, reason in skipped.items())
 
 
 def few_rounds(rows: Sequence[ResultRow]) -> dict[str, str]:

@@ -74,7 +74,7 @@ def test_every_layer_names_existing_modules() -> None:
         ("item_texts.py", "from swiftrec.benchmarks.workload import make"),
         ("recording.py", "from swiftrec.benchmarks.record import proxy"),
         ("load.py", "from swiftrec.benchmarks import overload"),
-        ("peers/measure.py", "import swiftrec.benchmarks.suite.tables"),
+        ("peers/measure.py", "import swiftrec.benchmarks.suite.rows"),
         ("overload.py", "from swiftrec.benchmarks.fair import row"),
         ("new_tool.py", "from swiftrec.benchmarks.fair import row"),
         ("load.py", "from swiftrec.benchmarks.new_tool import run"),

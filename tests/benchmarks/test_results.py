@@ -19,12 +19,14 @@ from swiftrec.benchmarks.peers.results import PeerSettingsResult, PeersResult
 from swiftrec.benchmarks.result_files import SCHEMA, ToolResult
 from swiftrec.benchmarks.statistics import RequestRows
 from swiftrec.benchmarks.suite.compare import newest
+from swiftrec.benchmarks.suite.overview import newest_results
 from swiftrec.benchmarks.suite.result import Result
 from swiftrec.benchmarks.suite.results import RawRows
-from swiftrec.benchmarks.suite.summary import SummarySettings, figures, newest_results
+from swiftrec.benchmarks.suite.summary import SummarySettings, figures
 from swiftrec.benchmarks.suite.summary import run as summary
-from swiftrec.benchmarks.suite.targets import Promise, promises
+from swiftrec.benchmarks.suite.targets import promises
 from swiftrec.benchmarks.teacher import TeacherResult
+from swiftrec.promise import Promise
 from tests.benchmarks.peers import BUNDLE_ID
 from tests.benchmarks.results import (
     BUNDLE,
@@ -51,8 +53,7 @@ def run_summary(results: Path, *, as_json: bool = True) -> int:
 
 def sources(results: Path) -> dict[str, str]:
     """The folder of each result that is used."""
-    overview = newest_results(results)
-    return {"run": overview.run[0].name, **{name: stored[0].name for name, stored in overview.others.items()}}
+    return newest_results(results).folders
 
 
 def lines(capsys: pytest.CaptureFixture[str], folder: Path) -> list[str]:

@@ -16,18 +16,18 @@ import pytest
 
 from swiftrec.benchmarks import result_files, server_process
 from swiftrec.benchmarks.__main__ import main
+from swiftrec.benchmarks.formatting import Table
 from swiftrec.benchmarks.optional_deps import error_sentence, require_module
 from swiftrec.benchmarks.prometheus import ScrapedMetrics, batch_sizes, metrics_between
 from swiftrec.benchmarks.server_process import ServerProcess, extra_flags
 from swiftrec.benchmarks.statistics import RequestRows, Summary
-from swiftrec.benchmarks.suite import tables
 from swiftrec.benchmarks.suite.compare import incomparable
 from swiftrec.benchmarks.suite.context import BenchContext
 from swiftrec.benchmarks.suite.curve import CurvePoint, by_share, knee, read_curve
 from swiftrec.benchmarks.suite.result import Point, Result
 from swiftrec.benchmarks.suite.results import RawRows
 from swiftrec.benchmarks.suite.rounds import OfflineCost, Rounds
-from swiftrec.benchmarks.suite.run import _write_report
+from swiftrec.benchmarks.suite.run import _write_report, text
 from swiftrec.benchmarks.suite.settings import BenchSettings
 from swiftrec.benchmarks.window import bottleneck
 from swiftrec.benchmarks.workload import WORKLOADS, Name
@@ -235,9 +235,14 @@ def test_cache_is_off_unless_the_workload_repeats_or_a_flag_says_so() -> None:
 
 def test_terminal_says_where_the_cache_is_off() -> None:
     on, off = (workload().model_copy(update={"has_cache": has, "cache_hits": repeated(0.5)}) for has in (True, False))
-    lines = tables.run_text(result(workloads={"hot": on, "mixed": off})).splitlines()
+    lines = text(result(workloads={"hot": on, "mixed": off})).splitlines()
     assert next(line for line in lines if line.startswith("hot v1")).endswith("0.50")
     assert next(line for line in lines if line.startswith("mixed v1")).endswith("off")
+
+
+def test_column_without_a_figure_is_left_out() -> None:
+    table = Table(["name", "a", "b", "c"], [["x", "-", "1", "2"], ["y", "", "-", "3"]], "title")
+    assert table.without("c") == Table(["name", "b"], [["x", "1"], ["y", "-"]], "title")
 
 
 def test_full_disk_leaves_a_partial_result_and_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
