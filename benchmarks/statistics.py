@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from swiftrec.benchmarks.environment import CpuReading
 from swiftrec.benchmarks.workload import Method
+from swiftrec.server.arrays import Floats
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeResponse
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendResponse, RecommendResponse
 
@@ -24,8 +25,6 @@ MIN_P99_RESPONSES = 300  # with fewer the p99 is next to the slowest response
 SHARE_70 = 0.7  # share of the capacity at which latencies are compared
 LATE_MS = 1.0  # a send later than this counts as late
 _MAX_LATE_SHARE = 0.25  # of the p99: beyond it the p99 shows the lateness of the client
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

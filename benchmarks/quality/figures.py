@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from swiftrec.benchmarks import formatting
 from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, LibraryLists, Lists, Problem
-from swiftrec.export.arrays import Floats
 from swiftrec.export.evaluate.metrics import TOP, RankedCases, figure
 from swiftrec.export.evaluate.ranks import NOT_FOUND
 from swiftrec.export.schema.record import Figure
+from swiftrec.server.arrays import Floats
 
 if TYPE_CHECKING:
     from swiftrec.benchmarks.quality.evaluation import Evaluation

@@ -14,8 +14,9 @@ from implicit.als import AlternatingLeastSquares
 from implicit.nearest_neighbours import BM25Recommender, CosineRecommender, TFIDFRecommender
 from scipy.sparse import csr_matrix
 
-from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, Histories, Lists, Problem, Trial, ndcg, without_masked
+from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, Lists, Problem, Trial, ndcg, without_masked
 from swiftrec.benchmarks.quality.tuning import Parameters, Recommender, main
+from swiftrec.export.arrays import Histories
 
 _ALS_GRID: dict[str, tuple[Any, ...]] = {
     "factors": (32, 64, 128),

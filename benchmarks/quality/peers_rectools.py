@@ -17,17 +17,9 @@ from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel
 
-from swiftrec.benchmarks.quality.exchange import (
-    LIST_LENGTH,
-    NO_ITEM,
-    Histories,
-    Lists,
-    Problem,
-    Trial,
-    ndcg,
-    without_masked,
-)
+from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, Lists, Problem, Trial, ndcg, without_masked
 from swiftrec.benchmarks.quality.tuning import Parameters, Recommender, main
+from swiftrec.export.arrays import Histories
 
 _WINDOW_EVENTS = 100
 _MODEL: dict[str, Any] = {

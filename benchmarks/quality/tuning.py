@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swiftrec.benchmarks.quality.exchange import Histories, LibraryLists, Lists, Problem, Trial
+from swiftrec.benchmarks.quality.exchange import LibraryLists, Lists, Problem, Trial
+from swiftrec.export.arrays import Histories
 
 Parameters = Mapping[str, Any]
 Tune = Callable[[Problem, int], Iterable[Trial]]

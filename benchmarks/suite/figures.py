@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.benchmarks.statistics import MIN_P99_RESPONSES, OK, SHARE_70, Rows
-from swiftrec.benchmarks.suite.bootstrap import DRAWS_WITHIN, Bootstrap, Estimate, Floats, sliced
+from swiftrec.benchmarks.suite.bootstrap import DRAWS_WITHIN, Bootstrap, Estimate, sliced
 from swiftrec.benchmarks.suite.curve import by_share, knee
 from swiftrec.benchmarks.suite.result import Point, Repeated, Workload
 from swiftrec.benchmarks.suite.results import MeasuredRun
+from swiftrec.server.arrays import Floats
 
 MEMORY = "memory"  # kind of the figure that has no rounds
 _FEWEST_ROUNDS = 2

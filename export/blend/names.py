@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from swiftrec.export.arrays import Vectors
+from swiftrec.server.arrays import Vectors
 from swiftrec.server.catalogue.history import NEVER
 from swiftrec.server.catalogue.words import split_words
 

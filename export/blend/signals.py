@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.export.arrays import Vectors
 from swiftrec.export.blend.cold_memory import NearestWarmItems, with_self_weights
 from swiftrec.export.blend.fit import Choices
 from swiftrec.export.blend.requests import BlendRequest
+from swiftrec.server.arrays import Vectors
 from swiftrec.server.catalogue.blend import SIGNALS, Scoring, ScoringInput, Weights
 from swiftrec.server.catalogue.sparse import FLOOR, Boosts, Entries
 

@@ -10,12 +10,13 @@ from types import MappingProxyType
 
 import numpy as np
 
-from swiftrec.export.data.attributes import AttributeIndex, ItemPositions, index_attributes, items_with
+from swiftrec.export.data.attributes import AttributeIndex, index_attributes, items_with
 from swiftrec.export.data.dataset import Dataset, Item
 from swiftrec.export.data.keywords import Keywords
 from swiftrec.export.data.popularity import interaction_counts
 from swiftrec.export.data.split import always_trained
 from swiftrec.export.data.templates import TRAINING, spoken_title
+from swiftrec.server.arrays import StoredPositions
 
 ATTRIBUTE, CONDITIONS, NEGATION, WORDS, SIMILAR = "attribute", "conditions", "negation", "words", "similar"
 # Phrases of each kind, at most: each is one more text for BERT.
@@ -32,7 +33,7 @@ class Phrase:
     """
 
     text: str
-    items: Sequence[int] | ItemPositions
+    items: Sequence[int] | StoredPositions
     kind: str = ATTRIBUTE
 
 
@@ -60,7 +61,7 @@ def _by_attributes(dataset: Dataset, rng: random.Random) -> Iterator[Phrase]:
         ),
         *_sample(NEGATION, [(t, (a,), (b,)) for a, b in negated for t in TRAINING.negation], rng),
     ]
-    shared: dict[tuple[frozenset[str], tuple[str, ...]], ItemPositions] = {}
+    shared: dict[tuple[frozenset[str], tuple[str, ...]], StoredPositions] = {}
     for kind, (template, required, excluded) in drawn:
         key = frozenset(required), excluded
         if key not in shared:

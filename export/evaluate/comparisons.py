@@ -11,10 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-import numpy as np
-from numpy.typing import NDArray
-
-from swiftrec.export.arrays import Floats
 from swiftrec.export.evaluate.baselines import TRANSITIONS
 from swiftrec.export.evaluate.cold import Adjusted
 from swiftrec.export.evaluate.evaluation import ORACLE, Evaluation
@@ -22,6 +18,7 @@ from swiftrec.export.evaluate.metrics import RankedCases, figure
 from swiftrec.export.gates import MIN_COLD_CASES
 from swiftrec.export.schema.comparison import ColdPair, Comparison
 from swiftrec.export.schema.quality import FROZEN, FROZEN_POPULAR, RANKER_ALONE, TEACHER, TEXT_ALONE
+from swiftrec.server.arrays import Floats, Mask
 
 Results = Mapping[str, RankedCases]
 """Task -> results of one recommender."""
@@ -116,7 +113,7 @@ def compare_groups(
     name: str,
     baseline: str,
     results: Mapping[str, Results],
-    members: Mapping[tuple[str, str], NDArray[np.bool_]],
+    members: Mapping[tuple[str, str], Mask],
     seed: int,
 ) -> list[Comparison]:
     """Compare a recommender with `baseline` within each group of users, on the tasks whose requests have a history.

@@ -9,7 +9,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.export.arrays import Vectors
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.split import Split
 from swiftrec.export.data.user_groups import quarters_of
@@ -20,6 +19,7 @@ from swiftrec.export.evaluate.recommender import EvaluatedRecommender
 from swiftrec.export.evaluate.tasks import FIRST, SHARES, VIOLATING, Tasks
 from swiftrec.export.schema.quality import Lists, UserGroup
 from swiftrec.export.schema.record import Figure
+from swiftrec.server.arrays import Mask, Vectors
 from swiftrec.server.models.networks import UserSequence
 
 _POPULARITY_WEIGHT = 0.1  # a cosine is at most 1; log(1 + popularity) of a popular item is about 6
@@ -78,7 +78,7 @@ class EvaluationContext:
         return NewItems(self.tasks.warm, self.tasks.cold, len(self.dataset.items), self.split.cold)
 
     @cached_property
-    def members(self) -> dict[tuple[str, str], NDArray[np.bool_]]:
+    def members(self) -> dict[tuple[str, str], Mask]:
         """(attribute, group) of users -> which of the warm cases are theirs, of groups that have enough.
 
         Every data set has groups by `EVENTS`, the number of events before the target.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from swiftrec.export.arrays import Vectors
 from swiftrec.export.evaluate.metrics import best, common, figure
 from swiftrec.export.evaluate.reference import Reference
 from swiftrec.export.schema.record import Figure
+from swiftrec.server.arrays import Vectors
 
 
 def agreement(reference: Reference, variant: Vectors, items: Vectors, seed: int) -> dict[str, Figure]:

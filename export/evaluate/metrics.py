@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.export.arrays import Floats, Scores
 from swiftrec.export.data.split import Cases
 from swiftrec.export.errors import ExportError
 from swiftrec.export.schema.record import Figure
+from swiftrec.server.arrays import Floats, Positions, Scores
 
 Score = Callable[[slice], Scores]
 
@@ -136,7 +136,7 @@ def masked_scores(score: Score, cases: Cases, items: int) -> Iterator[tuple[slic
         yield part, scores
 
 
-def _best_target(scores: Scores, target: NDArray[np.int64], same: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+def _best_target(scores: Scores, target: Positions, same: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Each case's target, or the item that counts as it and has a better score; ties go to the earlier item."""
     if not any(map(len, same)):
         return target
@@ -144,7 +144,7 @@ def _best_target(scores: Scores, target: NDArray[np.int64], same: Sequence[NDArr
     return np.array([own[np.argmax(row[own])] for row, own in zip(scores, options, strict=True)])
 
 
-def _ranks(scores: Scores, target: NDArray[np.int64]) -> NDArray[np.int64]:
+def _ranks(scores: Scores, target: Positions) -> NDArray[np.int64]:
     """Ranks of `target` [cases] in masked scores [cases, items]."""
     best_score = scores[np.arange(len(target)), target][:, None]
     is_earlier = np.arange(scores.shape[1]) < target[:, None]

@@ -15,13 +15,14 @@ from types import MappingProxyType
 
 import numpy as np
 
-from swiftrec.export.arrays import Histories, Positions
+from swiftrec.export.arrays import Histories
 from swiftrec.export.data.attributes import TAGS, AttributeIndex
 from swiftrec.export.data.corruption import mistyped
 from swiftrec.export.data.dataset import Item
 from swiftrec.export.data.keywords import Keywords, words_of
 from swiftrec.export.data.split import Cases
 from swiftrec.export.data.templates import EVALUATION, spoken_title
+from swiftrec.server.arrays import Positions
 
 MAX_CASES = 500  # cases of each of these tasks
 _MAX_READ = 10_000  # items that are searched for tags

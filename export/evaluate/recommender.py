@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.export.arrays import Histories, Scores, Vector, Vectors
+from swiftrec.export.arrays import Histories
 from swiftrec.export.data.split import Cases
 from swiftrec.export.evaluate.metrics import RankedCases, Score, rank
 from swiftrec.export.evaluate.query_tasks import QueryTask
 from swiftrec.export.evaluate.tasks import Tasks
+from swiftrec.server.arrays import Positions, Scores, Vector, Vectors
 from swiftrec.server.catalogue.blend import (
     EXTRA_FEATURES,
     QUERIES,
@@ -206,7 +207,7 @@ class EvaluatedRecommender:
     def _encoding(self, texts: Sequence[str]) -> Callable[[NDArray[np.int64]], Vectors]:
         return lambda positions: self.encode([texts[n] for n in positions])
 
-    def _of_history(self, history: NDArray[np.int64]) -> EncodedRequest:
+    def _of_history(self, history: Positions) -> EncodedRequest:
         request = EncodedRequest()
         for item in self._last(history).tolist():
             self._add_item(request, item)
@@ -229,7 +230,7 @@ class EvaluatedRecommender:
             seen.append(np.array(known.items, dtype=np.int64))
         return requests, seen
 
-    def _of_plain(self, history: NDArray[np.int64], vectors: Mapping[int, Vector]) -> EncodedRequest:
+    def _of_plain(self, history: Positions, vectors: Mapping[int, Vector]) -> EncodedRequest:
         """A history of a recommender that cannot tell that a text is an item."""
         request = EncodedRequest()
         for n in self._last(history).tolist():
@@ -266,7 +267,7 @@ class EvaluatedRecommender:
         request.query = query
         return request
 
-    def _last(self, history: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _last(self, history: Positions) -> NDArray[np.int64]:
         return history[-self.max_history :]
 
     def _vectors(self, requests: Iterable[EncodedRequest]) -> RequestVectors:

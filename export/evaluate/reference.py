@@ -15,6 +15,7 @@ from torch.nn import functional
 from swiftrec.export.data.dataset import Item
 from swiftrec.export.evaluate.checkpoint_library import ReferenceModel
 from swiftrec.export.evaluate.metrics import best
+from swiftrec.server.arrays import Positions, Vectors
 
 _MAX_ITEMS = 10_000  # are compared; of a larger catalogue every n-th
 _FIELDS, _ARRAYS = "reference.json", "reference.npz"
@@ -34,8 +35,8 @@ class Reference:
 
     library: str
     texts: list[str]
-    vectors: NDArray[np.float32]
-    items: NDArray[np.int64]
+    vectors: Vectors
+    items: Positions
     top: NDArray[np.int64]
 
     @classmethod

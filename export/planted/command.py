@@ -15,13 +15,13 @@ import numpy as np
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
-from swiftrec.export.arrays import Scores
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.split import leave_one_out
 from swiftrec.export.errors import DataError
 from swiftrec.export.evaluate.metrics import figure, rank
 from swiftrec.export.planted.true_model import MAX_ITEMS, Shares, TrueModel, draw_dataset
 from swiftrec.export.schema.record import Figure
+from swiftrec.server.arrays import Scores
 from swiftrec.server.config import read_settings
 
 FACTS = "planted.json"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from swiftrec.export.arrays import Vectors
 from swiftrec.export.blend.cold_boost import boost_cold_items
 from swiftrec.export.blend.cold_memory import fit_full_memory
 from swiftrec.export.blend.fit import Choices, fit_weights, likelihood
@@ -33,6 +32,7 @@ from swiftrec.export.schema.blend import BLEND, BlendRecord, GroupRecord
 from swiftrec.export.train.cold_start import FOLDS, ColdVectors
 from swiftrec.export.train.pretrained import split_of
 from swiftrec.export.train.validation import index_training_users
+from swiftrec.server.arrays import Vectors
 from swiftrec.server.catalogue.blend import QUERIES, Blend, Query, Scoring, ScoringInput, Weights
 from swiftrec.server.catalogue.sparse import Memory
 from swiftrec.server.catalogue.words import Words

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.export.arrays import Vectors
 from swiftrec.export.blend.cold_memory import fit_full_memory
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.popularity import popularity
@@ -39,6 +38,7 @@ from swiftrec.export.schema.variant import load_graphs
 from swiftrec.export.stages.onnx import trace_ranker
 from swiftrec.export.train.pretrained import is_pretrained, split_of
 from swiftrec.export.train.refit import train_on_all
+from swiftrec.server.arrays import Vectors
 from swiftrec.server.catalogue.catalogue import VECTORS
 from swiftrec.server.catalogue.sparse import Memory
 from swiftrec.server.models.bundle import RANKER, SENTENCES

@@ -12,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from swiftrec.export.arrays import Histories
 from swiftrec.export.data.queries import ATTRIBUTE, CONDITIONS, NEGATION, SIMILAR, WORDS, Phrase
 from swiftrec.export.data.relevance import Relevance
 from swiftrec.export.data.text_variants import TextRows, TextVariant
+from swiftrec.server.arrays import Positions
 
 QUERY_HISTORY = 16  # events before a query, at most
 QueryKind = TextVariant | str  # a variant of an item's text, or a kind of phrase
@@ -84,7 +86,7 @@ class LoneQueries:
 
 
 def windows(
-    histories: list[NDArray[np.int64]],
+    histories: Histories,
     length: int,
     size: int,
     rng: np.random.Generator,
@@ -110,13 +112,13 @@ def windows(
         yield _stack(rows, [relevance[user][part] for user, part in batch] if relevance else [])
 
 
-def steps_per_epoch(histories: list[NDArray[np.int64]], length: int, size: int) -> int:
+def steps_per_epoch(histories: Histories, length: int, size: int) -> int:
     """An upper bound of the number of batches that `windows` yields."""
     cuts = sum(1 + (len(h) > length + 1) + len(h) // length for h in histories)
     return -(-cuts // size)
 
 
-def _stack(cuts: list[NDArray[np.int64]], relevance: Relevance) -> Windows:
+def _stack(cuts: list[Positions], relevance: Relevance) -> Windows:
     time = max(map(len, cuts)) - 1
     items, relevances = torch.zeros(len(cuts), time, dtype=torch.int64), torch.ones(len(cuts), time)
     targets, mask = torch.full_like(items, -100), torch.zeros_like(items)
@@ -165,7 +167,7 @@ class QuerySampler:
 
     def __init__(
         self,
-        histories: list[NDArray[np.int64]],
+        histories: Histories,
         phrases: list[Phrase],
         rows: TextRows,
         relevance: Relevance | None = None,
@@ -176,7 +178,7 @@ class QuerySampler:
             kind: _PhrasesByItem(phrases, kind, rows.items) for kind in self._kinds.kinds if isinstance(kind, str)
         }
 
-    def behind(self, histories: list[NDArray[np.int64]], relevance: Relevance) -> QuerySampler:
+    def behind(self, histories: Histories, relevance: Relevance) -> QuerySampler:
         """A sampler of the same phrases behind other histories, such as the same ones in another order."""
         other = copy.copy(self)
         other._histories, other._relevance = histories, relevance

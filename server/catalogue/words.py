@@ -19,14 +19,12 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.server.arrays import Floats, Mask, Positions
 from swiftrec.server.catalogue.sparse import Entries, SparseRows, find_sorted, map_array, merged
 from swiftrec.server.errors import BundleError
 from swiftrec.server.parts import POSTINGS, SPELLED, WORD_ARRAYS, word_file
 
 Hashes = NDArray[np.uint64]
-Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
-Numbers = NDArray[np.int64]
 Rows: TypeAlias = "tuple[tuple[int, ...], tuple[float, ...]]"
 """Indices of the known words that a word of a text matches, and the weight of each."""
 
@@ -252,7 +250,7 @@ class Matches:
         self.boosts = merged(Entries(self._text_of_posting, positions, values), self._texts, items)
 
     @cached_property
-    def is_title(self) -> Flags:
+    def is_title(self) -> Mask:
         """Whether each text looks like a title: most of its words occur in titles, and one item has most of them.
 
         Words are weighted by rarity.
@@ -262,7 +260,7 @@ class Matches:
         return titled & (self.best >= 0) & (self.cover(self.best)[0] >= _MIN_COVERED)
 
     @cached_property
-    def best(self) -> Numbers:
+    def best(self) -> Positions:
         """Position of the best matching item of each text, the first of equals; -1 if there is none."""
         owners, positions, values = self.boosts
         best, sizes = np.full(self._texts, -1), np.bincount(owners, minlength=self._texts)
@@ -272,7 +270,7 @@ class Matches:
             best[sizes > 0] = positions[is_best[np.searchsorted(is_best, starts)]]
         return best
 
-    def cover(self, items: Numbers) -> tuple[Floats, Numbers]:
+    def cover(self, items: Positions) -> tuple[Floats, Positions]:
         """The share of the words of each text, weighted by rarity, that an item has, and their number.
 
         Words are not counted if the index does not know whether the item has them.
@@ -295,7 +293,7 @@ class Matches:
         return (self._postings < self._index.often[self._rows]).astype(np.float64)
 
     @cached_property
-    def _row_of_posting(self) -> Numbers:
+    def _row_of_posting(self) -> Positions:
         return np.arange(len(self._rows)).repeat(self._postings)
 
     def _sum(self, values: Floats) -> Floats:

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.server.arrays import Positions, Vector, Vectors
 from swiftrec.server.catalogue.blend import Scoring, ScoringInput
 from swiftrec.server.catalogue.catalogue import Catalogue
-from swiftrec.server.catalogue.sparse import Positions
 from swiftrec.server.domain import Item
 from swiftrec.server.models.networks import EventKind, RankerModel, UserSequence, ranker_half, sentence_half
 
@@ -20,7 +20,6 @@ _MAX_TASTES = 3  # of one user
 _MAX_EVENTS = 32
 _MAX_QUERY_WORDS = 8  # of a description
 
-Vector = NDArray[np.float32]
 Encode = Callable[[list[str]], Sequence[Vector]]
 
 
@@ -40,7 +39,7 @@ def index_training_users(
         max_history: events that the ranker reads.
     """
     random, longest = np.random.default_rng(0), min(_MAX_EVENTS, max_history)
-    user_vectors: list[NDArray[np.float32]] = []
+    user_vectors: list[Vectors] = []
     for _ in range(_BATCHES):
         sampled = list(_sample_histories(catalogue, catalogue.sample(_POOL_ITEMS, random), longest, random))
         query_vectors = iter(encode([query for _, query in sampled if query]))

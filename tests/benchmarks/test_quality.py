@@ -23,7 +23,6 @@ from swiftrec.benchmarks.quality.evaluation import Evaluation, load_evaluation
 from swiftrec.benchmarks.quality.exchange import (
     LIST_LENGTH,
     NO_ITEM,
-    Histories,
     LibraryLists,
     Lists,
     Problem,
@@ -32,6 +31,7 @@ from swiftrec.benchmarks.quality.exchange import (
     without_masked,
 )
 from swiftrec.benchmarks.quality.figures import own_rows, ranks_of, row_of, table
+from swiftrec.export.arrays import Histories
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.repeats import ALLOW, EXCLUDE, Repeats
 from swiftrec.export.data.split import Protocol, split

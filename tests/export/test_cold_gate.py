@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rich.console import Console
 
-from swiftrec.export.arrays import Scores
 from swiftrec.export.data.split import Cases
 from swiftrec.export.data.text_variants import Texts, TextVariant
 from swiftrec.export.data.user_groups import quarters_of
@@ -45,6 +44,7 @@ from swiftrec.export.schema.quality import (
 from swiftrec.export.stages import blend, distil, evaluation_context, finetune, onnx, quantise, verify
 from swiftrec.export.stages.baseline_gate import check_teacher
 from swiftrec.export.stages.evaluation_context import load_context
+from swiftrec.server.arrays import Scores
 from swiftrec.server.models.networks import EventKind, UserSequence
 from tests.export.tiny import StoppedJob, dataset, job
 

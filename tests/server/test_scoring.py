@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from swiftrec.server.arrays import Positions
 from swiftrec.server.catalogue.blend import SIGNALS, Blend, Scoring, ScoringInput, Weights
 from swiftrec.server.catalogue.catalogue import Catalogue
 from swiftrec.server.catalogue.contributions import Contribution, contributions
@@ -24,7 +25,6 @@ from swiftrec.server.catalogue.sparse import (
     Boosts,
     DenseBoosts,
     Entries,
-    Positions,
     SparseRows,
     merged,
     summed,
