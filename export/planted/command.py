@@ -22,7 +22,7 @@ from swiftrec.export.evaluate.metrics import figure, rank
 from swiftrec.export.planted.true_model import MAX_ITEMS, Shares, TrueModel, draw_dataset
 from swiftrec.export.schema.record import Figure
 from swiftrec.server.arrays import Scores
-from swiftrec.server.config import read_settings
+from swiftrec.server.settings_reader import read_settings
 
 FACTS = "planted.json"
 _MIN_ITEMS, _MIN_USERS, _MAX_USERS = 100, 50, 1_000_000
