@@ -45,7 +45,7 @@ _MAY_IMPORT = {
 _HEAVY = {"torch", "transformers", "optimum", "onnx", "export", "benchmarks"}
 _GRPC = {"grpc", "grpc_health", "grpc_reflection", "grpc_status", "asyncio"}
 # `google.rpc`, the messages of a status, is everybody's.
-_MAY_USE_GRPC = ("front/", "app.py", "readiness.py", "worker/open_inference/servicer.py", "pb/")
+_MAY_USE_GRPC = ("front/", "readiness.py", "services.py", "worker/open_inference/servicer.py", "pb/")
 _PRIVATE_GRPC = re.compile(r"grpc\._(server|cython)|cygrpc")
 
 
