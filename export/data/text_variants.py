@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.export.data.corruption import mistyped
-from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.dataset import Dataset, DatasetItem
 from swiftrec.export.data.lazy import Joined, TextFile
 from swiftrec.export.data.queries import Phrase, training_queries
 
@@ -167,7 +167,7 @@ def unseen(texts: Texts, seed: int) -> list[str]:
     return [*texts.held, *made][:_MAX_UNSEEN] or list(full[:_MAX_UNSEEN])
 
 
-def _title_words(item: Item, rng: random.Random) -> str:
+def _title_words(item: DatasetItem, rng: random.Random) -> str:
     """Some neighbouring words of the title, in lower case, as typed into a search box."""
     words = item.title.lower().split()
     length = rng.randint(1, len(words))

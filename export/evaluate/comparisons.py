@@ -20,7 +20,7 @@ from swiftrec.export.schema.comparison import ColdPair, Comparison
 from swiftrec.export.schema.quality import FROZEN, FROZEN_POPULAR, RANKER_ALONE, TEACHER, TEXT_ALONE
 from swiftrec.server.arrays import Floats, Mask
 
-Results = Mapping[str, RankedCases]
+RecommenderResults = Mapping[str, RankedCases]
 """Task -> results of one recommender."""
 
 NAMED = (("ids", TRANSITIONS), ("tags", FROZEN_POPULAR))
@@ -32,7 +32,7 @@ _GROUP_TASKS = ("ids", "text")  # the tasks whose requests have a history
 
 def compare_tasks(
     name: str,
-    results: Mapping[str, Results],
+    results: Mapping[str, RecommenderResults],
     yardsticks: Collection[str],
     seed: int,
     adjusted: Mapping[str, Adjusted] | None = None,
@@ -112,7 +112,7 @@ def cold_pairs(evaluation: Evaluation) -> dict[str, ColdPair]:
 def compare_groups(
     name: str,
     baseline: str,
-    results: Mapping[str, Results],
+    results: Mapping[str, RecommenderResults],
     members: Mapping[tuple[str, str], Mask],
     seed: int,
 ) -> list[Comparison]:
@@ -140,7 +140,7 @@ def compare_groups(
     ]
 
 
-def compare_best_baseline(results: Mapping[str, Results], seed: int) -> Comparison:
+def compare_best_baseline(results: Mapping[str, RecommenderResults], seed: int) -> Comparison:
     """Compare the teacher with the best baseline on *ids*; parts of the teacher's own score do not count."""
     parts = (RANKER_ALONE, TEXT_ALONE)
     ids = {name: {"ids": row["ids"]} for name, row in results.items() if "ids" in row and name not in parts}

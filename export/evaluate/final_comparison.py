@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from swiftrec.export.data.dataset import Item
+from swiftrec.export.data.dataset import DatasetItem
 from swiftrec.export.data.split import Cases
 from swiftrec.export.errors import GateError
 from swiftrec.export.evaluate.metrics import RankedCases, figure, overlap, rank
@@ -57,7 +57,7 @@ def require_learned(
 
 
 def expected_answers(
-    served: EvaluatedRecommender, histories: Cases, texts: Sequence[str], items: Sequence[Item]
+    served: EvaluatedRecommender, histories: Cases, texts: Sequence[str], items: Sequence[DatasetItem]
 ) -> list[dict[str, list[str]]]:
     """The results that the packaged bundle must return for the first histories, given as texts.
 

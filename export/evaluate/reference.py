@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from swiftrec.export.data.dataset import Item
+from swiftrec.export.data.dataset import DatasetItem
 from swiftrec.export.evaluate.checkpoint_library import ReferenceModel
 from swiftrec.export.evaluate.metrics import best
 from swiftrec.server.arrays import Positions, Vectors
@@ -40,7 +40,7 @@ class Reference:
     top: NDArray[np.int64]
 
     @classmethod
-    def make(cls, model: ReferenceModel, texts: list[str], catalogue: Sequence[Item]) -> Self:
+    def make(cls, model: ReferenceModel, texts: list[str], catalogue: Sequence[DatasetItem]) -> Self:
         """Encode `texts` and rank the items of `catalogue` for them."""
         items = np.arange(0, len(catalogue), -(-len(catalogue) // _MAX_ITEMS), dtype=np.int64)
         shown = [catalogue[int(n)] for n in items]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from swiftrec.export.evaluate.baselines import POPULARITY, TRANSITIONS
 from swiftrec.export.report.rows import rows
-from swiftrec.export.schema.quality import TEACHER, Curve, Quality
+from swiftrec.export.schema.quality import TEACHER, Quality, TrainingCurve
 from swiftrec.export.schema.variant import Variant
 from swiftrec.plots import Bar, Line, Point, bars, lines, points
 
@@ -38,7 +38,7 @@ def learning_curves(quality: Quality) -> list[str]:
     return [chart for chart in charts if chart]
 
 
-def _curve(curve: Curve, column: str, label: str) -> str:
+def _curve(curve: TrainingCurve, column: str, label: str) -> str:
     values = [(float(row["epoch"] or 0), float(y)) for row in curve if (y := row.get(column)) is not None]
     return lines([Line(label, values)], "epoch", label) if len(values) > 1 else ""
 

@@ -20,7 +20,7 @@ TEACHER = "teacher"
 FROZEN, FROZEN_POPULAR = "frozen encoder", "frozen encoder + popularity"
 RANKER_ALONE, TEXT_ALONE = "ranker alone", "text match alone"  # parts of the teacher's score
 
-Curve = list[dict[str, float | None]]
+TrainingCurve = list[dict[str, float | None]]
 """One row an epoch: "epoch", "loss", and "validation_ndcg" if it was measured."""
 
 
@@ -114,11 +114,11 @@ class Quality(Record):
     teacher: TeacherRecord
     variants: list[Variant]
     default: dict[str, Default]
-    curve: Curve
+    curve: TrainingCurve
     machine: str
     # Exports before each of these fields was added wrote none.
     pieces: VocabularySize | None = None
-    curves: dict[str, Curve] = {}
+    curves: dict[str, TrainingCurve] = {}
     rankers: list[RankerRecord] = []
     packaged: Gate | None = None
     final: FinalRecord | None = None

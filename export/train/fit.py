@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
+from swiftrec.export.checkpoints.weights import StateDict
 from swiftrec.export.train.curve import Curve, EpochRow
 from swiftrec.export.train.validation import Validation
 
 BatchT = TypeVar("BatchT")
-Weights = dict[str, Tensor]
 State = dict[str, Any]
-Bar = Callable[[int], AbstractContextManager[Callable[[], None]]]
+ProgressBar = Callable[[int], AbstractContextManager[Callable[[], None]]]
 """Opens a progress bar with this number of steps; the context's function is called once for each."""
 
 
@@ -124,7 +124,7 @@ def fit(
     schedule: Schedule,
     *,
     optimiser: Literal["adamw", "sgd"] = "adamw",
-    bar: Bar = lambda _total: nullcontext(lambda: None),
+    bar: ProgressBar = lambda _total: nullcontext(lambda: None),
     resume: Resume | None = None,
     curve: Curve | None = None,
 ) -> list[float]:
@@ -180,7 +180,7 @@ def make_optimisers(groups: list[ParameterGroup], kind: Literal["adamw", "sgd"])
     return [*made, torch.optim.SparseAdam(sparse)] if sparse else made
 
 
-def copy_weights(module: nn.Module) -> Weights:
+def copy_weights(module: nn.Module) -> StateDict:
     """A copy of the parameters that are trained, by name."""
     return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
 
@@ -212,7 +212,7 @@ class _Run:
     step: int = 0
     losses: list[float] = field(default_factory=list)
     best: EpochRow | None = None
-    best_weights: Weights | None = None
+    best_weights: StateDict | None = None
 
     def __post_init__(self) -> None:
         self.rates = [_one_cycle(optimiser, self.schedule) for optimiser in self.optimisers]

@@ -25,7 +25,7 @@ from swiftrec.server.errors import BundleError
 from swiftrec.server.parts import POSTINGS, SPELLED, WORD_ARRAYS, word_file
 
 Hashes = NDArray[np.uint64]
-Rows: TypeAlias = "tuple[tuple[int, ...], tuple[float, ...]]"
+TermMatches: TypeAlias = "tuple[tuple[int, ...], tuple[float, ...]]"
 """Indices of the known words that a word of a text matches, and the weight of each."""
 
 _DTYPES: dict[str, type[np.generic]] = dict(
@@ -37,7 +37,7 @@ _MAX_LETTERS = 64  # of a word
 _MIN_LETTERS = 4  # of a word, to be corrected
 _MAX_CORRECTIONS, _MIN_SHARED_PAIRS = 3, 0.6  # of an unknown word, and their similarity to it
 _MAX_CACHED_WORDS = 65_536  # in each of the two caches
-_NO_ROWS: Rows = ((), ())
+_NO_ROWS: TermMatches = ((), ())
 _MAX_CANDIDATES = 20_000  # entries of letter pairs that are read for a word, rare pairs first
 _RECOUNTED_WORDS = 20  # words with most of the rare pairs, for which all pairs are counted
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
@@ -97,8 +97,8 @@ class Words:
     spelled: SparseRows
     names: Hashes
     named: NDArray[np.int32]
-    _near_words: dict[str, Rows] = field(default_factory=dict, init=False, repr=False)
-    _found: dict[str, Rows] = field(default_factory=dict, init=False, repr=False)
+    _near_words: dict[str, TermMatches] = field(default_factory=dict, init=False, repr=False)
+    _found: dict[str, TermMatches] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def load(cls, folder: Path, items: int) -> Self:
@@ -129,7 +129,7 @@ class Words:
         self.postings.save(folder, POSTINGS)
         self.spelled.save(folder, SPELLED)
 
-    def rows_of(self, text: str) -> list[Rows]:
+    def rows_of(self, text: str) -> list[TermMatches]:
         """The known words that each distinct word of a text matches; none for an unknown word."""
         words = [*dict.fromkeys(split_words(text))][:MAX_WORDS]
         rows = self._known(words)
@@ -143,18 +143,18 @@ class Words:
         index = _find(self.names, [hash_of(name)])[0] if name else -1
         return int(self.named[index]) if index >= 0 else None
 
-    def _known(self, words: Sequence[str]) -> dict[str, Rows]:
+    def _known(self, words: Sequence[str]) -> dict[str, TermMatches]:
         """The match of each known word, none for the others; cached."""
         matches = {word: rows for word in words if (rows := self._found.get(word)) is not None}
         if new := [word for word in words if word not in matches]:
             places = _find(self.terms, [hash_of(word) for word in new]).tolist()
-            rows_of: dict[str, Rows] = dict.fromkeys(new, _NO_ROWS)
+            rows_of: dict[str, TermMatches] = dict.fromkeys(new, _NO_ROWS)
             rows_of |= {word: ((n,), (1.0,)) for word, n in zip(new, places, strict=True) if n >= 0}
             _remember(self._found, rows_of)
             matches |= rows_of
         return matches
 
-    def _stand_in(self, word: str) -> Rows:
+    def _stand_in(self, word: str) -> TermMatches:
         """The corrections of an unknown word; cached."""
         matches = self._near_words.get(word)
         if matches is None:
@@ -162,7 +162,7 @@ class Words:
             _remember(self._near_words, {word: matches})
         return matches
 
-    def _near(self, word: str) -> Rows:
+    def _near(self, word: str) -> TermMatches:
         """The known words that share most letter pairs with an unknown one, weighted by Dice's coefficient."""
         pieces = pairs(word)
         places = _find(self.pairs, [hash_of(piece) for piece in pieces])
@@ -208,7 +208,7 @@ class Words:
         return ""
 
 
-def _remember(cache: dict[str, Rows], rows: dict[str, Rows]) -> None:
+def _remember(cache: dict[str, TermMatches], rows: dict[str, TermMatches]) -> None:
     if len(cache) >= _MAX_CACHED_WORDS:
         cache.clear()
     cache.update(rows)

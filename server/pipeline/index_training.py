@@ -20,11 +20,13 @@ _MAX_TASTES = 3  # of one user
 _MAX_EVENTS = 32
 _MAX_QUERY_WORDS = 8  # of a description
 
-Encode = Callable[[list[str]], Sequence[Vector]]
-
 
 def index_training_users(
-    ranker: RankerModel, encode: Encode, catalogue: Catalogue, scoring: Scoring, max_history: int
+    ranker: RankerModel,
+    encode: Callable[[list[str]], Sequence[Vector]],
+    catalogue: Catalogue,
+    scoring: Scoring,
+    max_history: int,
 ) -> NDArray[np.float32]:
     """User vectors of synthetic histories, from a fixed seed: float32 [users, width].
 

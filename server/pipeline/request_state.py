@@ -26,7 +26,7 @@ class Input(NamedTuple):
     sentence: Vector
 
 
-class CallState(Protocol):
+class Cancellable(Protocol):
     """The call that a request belongs to."""
 
     @property
@@ -68,7 +68,7 @@ class TextState:
     )
 
     def __init__(self, tokens: Sequence[Sequence[int]]) -> None:
-        self.call: CallState = _LIVE
+        self.call: Cancellable = _LIVE
         self.arrival = self.started = self.cost_s = self.batch_s = 0.0
         self.tokens = 0
         self.timings = Timings()

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from swiftrec.export.data.corruption import corrupt
-from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.dataset import Dataset, DatasetItem
 from swiftrec.export.data.repeats import Repeats
 from swiftrec.export.data.split import COLD_SHARE, Protocol, Split, leave_one_out, split
 from swiftrec.export.data.text_variants import write_texts
@@ -30,7 +30,9 @@ _ITEMS, _USERS = 40, 60
 def dataset() -> Dataset:
     rng = np.random.default_rng(5)
     items = [
-        Item(str(n), f"wonderful story {n}", f"wonderful story {n} of colours", {"colour": [f"colour{n}", "plain"]})
+        DatasetItem(
+            str(n), f"wonderful story {n}", f"wonderful story {n} of colours", {"colour": [f"colour{n}", "plain"]}
+        )
         for n in range(_ITEMS)
     ]
     histories = [rng.permutation(_ITEMS)[:15].astype(np.int64) for _ in range(_USERS)]
