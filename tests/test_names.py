@@ -39,7 +39,7 @@ def repeated(sources: Mapping[str, str]) -> dict[str, list[str]]:
     for module, source in sources.items():
         for name in defined(source):
             owners.setdefault(name, []).append(module)
-    return {name: found for name, found in sorted(owners.items()) if len(found) > 1}
+    return {name: files for name, files in sorted(owners.items()) if len(files) > 1}
 
 
 def read(files: Iterable[Path]) -> dict[str, str]:
@@ -48,8 +48,8 @@ def read(files: Iterable[Path]) -> dict[str, str]:
 
 
 def test_every_public_class_and_type_is_defined_once() -> None:
-    found = repeated(read(modules()))
-    assert {name: files for name, files in found.items() if name not in _ALLOWED} == {}
+    names = repeated(read(modules()))
+    assert {name: files for name, files in names.items() if name not in _ALLOWED} == {}
 
 
 def test_every_exception_is_needed() -> None:

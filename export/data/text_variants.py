@@ -18,6 +18,7 @@ from swiftrec.export.data.corruption import mistyped
 from swiftrec.export.data.dataset import Dataset, DatasetItem
 from swiftrec.export.data.lazy import Joined, TextFile
 from swiftrec.export.data.queries import Phrase, training_queries
+from swiftrec.server.arrays import Positions
 
 _HELD_OUT_EVERY = 10  # one of this many user texts is held out
 _DROP_SHARE = 0.25  # of the words
@@ -59,6 +60,11 @@ class TextRows:
     def row(self, variant: int, item: Position) -> Position:
         """The row of an item's text in one variant; also for an array of items."""
         return variant * self.items + item
+
+    def owners(self, texts: Sequence[int]) -> Positions:
+        """The item of each of these rows; for the n-th of the phrases and other texts, `items` + n."""
+        rows = np.asarray(texts)
+        return np.where(rows < self.first_phrase, rows % self.items, rows - self.first_phrase + self.items)
 
     @property
     def phrases(self) -> slice:

@@ -102,9 +102,7 @@ class EncoderTuner:
 
     def goals(self, texts: list[int]) -> Tensor:
         """The unit vectors, [texts, d], towards which these texts move: their items', and the phrases' present ones."""
-        rows, first_phrase = torch.as_tensor(texts), self._data.augmented.rows.first_phrase
-        is_item = rows < first_phrase
-        return self._goals[torch.where(is_item, rows % self._data.items, rows - first_phrase + self._data.items)]
+        return self._goals[torch.as_tensor(self._data.augmented.rows.owners(texts))]
 
     def validate(self) -> Validation:
         """NDCG@10 on the validation items.
