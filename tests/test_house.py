@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ _MAY_IMPORT = {
     "variables": set(),
     "version": set(),
 }
+_MAX_FILE_LINES = 300
 _HEAVY = {"torch", "transformers", "optimum", "onnx", "export", "benchmarks"}
 _GRPC = {"grpc", "grpc_health", "grpc_reflection", "grpc_status", "asyncio"}
 # `google.rpc`, the messages of a status, is everybody's.
@@ -113,6 +115,21 @@ def test_every_room_has_its_arrows() -> None:
 )
 def test_arrow_check_catches_a_wrong_import(file: str, line: str) -> None:
     assert forbidden(file, f"def f():\n    {line}\n")
+
+
+def too_long(files: Mapping[str, str]) -> list[str]:
+    """Files with more lines than one subject needs."""
+    return [file for file, text in files.items() if len(text.splitlines()) > _MAX_FILE_LINES]
+
+
+def test_every_file_has_one_subject() -> None:
+    paths = [path for package in ("server", "export", "swiftrec") for path in (ROOT / package).rglob("*.py")]
+    files = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
+    assert too_long({file: text for file, text in files.items() if not file.startswith("server/pb/")}) == []
+
+
+def test_file_that_is_too_long_is_detected() -> None:
+    assert too_long({"a.py": "pass\n" * 300, "b.py": "pass\n" * 301}) == ["b.py"]
 
 
 def test_one_file_names_what_grpcio_keeps_private() -> None:

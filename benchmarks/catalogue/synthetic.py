@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from swiftrec.server.arrays import Positions, Scores, Vectors
 from swiftrec.server.catalogue.catalogue import ITEMS, VECTORS
-from swiftrec.server.catalogue.sparse import Memory, SparseRows
+from swiftrec.server.catalogue.memory import Memory
+from swiftrec.server.catalogue.sparse import SparseRows
 from swiftrec.server.catalogue.words import Words
 from swiftrec.server.models.bundle import MANIFEST, RANKER, SENTENCES, Bundle, file_hash
 from swiftrec.server.parts import TABLES

@@ -22,7 +22,8 @@ from swiftrec.export.arrays import Histories
 from swiftrec.export.blend.memory import MAX_SQUARE, fit_memory
 from swiftrec.export.data.order import BY_TIME, Order
 from swiftrec.server.arrays import Mask, Positions, Vectors
-from swiftrec.server.catalogue.sparse import Memory, SparseRows
+from swiftrec.server.catalogue.memory import Memory
+from swiftrec.server.catalogue.sparse import SparseRows
 
 Counts = NDArray[np.number[Any]]
 

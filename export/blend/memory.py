@@ -10,7 +10,8 @@ from scipy.linalg import lapack
 from swiftrec.export.arrays import Histories
 from swiftrec.export.data.order import BY_TIME, UNORDERED, Order
 from swiftrec.server.arrays import Positions
-from swiftrec.server.catalogue.sparse import Memory, SparseRows
+from swiftrec.server.catalogue.memory import Memory
+from swiftrec.server.catalogue.sparse import SparseRows
 
 Square = NDArray[np.float32]
 

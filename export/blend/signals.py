@@ -18,7 +18,8 @@ from swiftrec.export.blend.fit import Choices
 from swiftrec.export.blend.requests import BlendRequest
 from swiftrec.server.arrays import Vectors
 from swiftrec.server.catalogue.blend import SIGNALS, Scoring, ScoringInput, Weights
-from swiftrec.server.catalogue.sparse import FLOOR, Boosts, Entries
+from swiftrec.server.catalogue.memory import FLOOR
+from swiftrec.server.catalogue.sparse import Boosts, Entries
 
 _SAMPLED_ITEMS = 2_000  # besides those with the largest values of memory or words
 _LARGEST_ITEMS = 2_000  # of memory and words together

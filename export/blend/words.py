@@ -15,7 +15,8 @@ from scipy import sparse
 
 from swiftrec.server.arrays import Mask
 from swiftrec.server.catalogue.sparse import SparseRows
-from swiftrec.server.catalogue.words import Hashes, Words, hash_of, pairs, split_words
+from swiftrec.server.catalogue.splitting import Hashes, hash_of, pairs, split_words
+from swiftrec.server.catalogue.words import Words
 
 MAX_POSTINGS = 4_000  # items of a word, those with the largest weights: more frequent words tell little
 _SATURATION, _LENGTH = 1.2, 0.75  # k1 and b of BM25

@@ -11,7 +11,8 @@ from swiftrec.export.evaluate.baselines import WITHOUT_HISTORY, Baseline, fit_ba
 from swiftrec.export.evaluate.cold import Adjusted, adjust
 from swiftrec.export.evaluate.context import EvaluationContext, add_popularity
 from swiftrec.export.evaluate.metrics import RankedCases, Score, figure, rank
-from swiftrec.export.evaluate.recommender import EvaluatedRecommender, RequestVectors
+from swiftrec.export.evaluate.recommender import EvaluatedRecommender
+from swiftrec.export.evaluate.requests import RequestVectors
 from swiftrec.export.evaluate.tasks import SHARED_TASKS, sample_cases
 from swiftrec.export.schema.comparison import OtherProtocol
 from swiftrec.export.schema.quality import FROZEN, FROZEN_POPULAR, RANKER_ALONE, TEACHER, TEXT_ALONE

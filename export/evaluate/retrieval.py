@@ -13,7 +13,7 @@ from swiftrec.export.schema.blend import BlendRecord
 from swiftrec.server.arrays import Vectors
 from swiftrec.server.catalogue.blend import Blend, Scoring
 from swiftrec.server.catalogue.history import Names
-from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.catalogue.memory import Memory
 from swiftrec.server.catalogue.words import Words
 
 

@@ -34,7 +34,7 @@ from swiftrec.export.train.pretrained import split_of
 from swiftrec.export.train.validation import index_training_users
 from swiftrec.server.arrays import Vectors
 from swiftrec.server.catalogue.blend import QUERIES, Blend, Query, Scoring, ScoringInput, Weights
-from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.catalogue.memory import Memory
 from swiftrec.server.catalogue.words import Words
 from swiftrec.server.models.networks import EventKind, UserSequence, ranker_half, sentence_half
 from swiftrec.server.parts import PARTS

@@ -25,7 +25,7 @@ from swiftrec.export.models.teacher import load_teacher
 from swiftrec.export.models.teacher_files import load_item_vectors, load_pooled, load_untuned
 from swiftrec.export.train.pretrained import split_of
 from swiftrec.server.arrays import Positions, Vectors
-from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.catalogue.memory import Memory
 from swiftrec.server.models.networks import UserSequence
 
 _MAX_FROZEN_BYTES = 1 << 30  # for the frozen encoder's vectors of items, which are held twice

@@ -40,7 +40,7 @@ from swiftrec.export.train.pretrained import is_pretrained, split_of
 from swiftrec.export.train.refit import train_on_all
 from swiftrec.server.arrays import Vectors
 from swiftrec.server.catalogue.catalogue import VECTORS
-from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.catalogue.memory import Memory
 from swiftrec.server.models.bundle import RANKER, SENTENCES
 from swiftrec.server.models.tokenizer import Tokenizer
 

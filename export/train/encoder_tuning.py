@@ -21,7 +21,7 @@ from swiftrec.export.models.bucketing import shuffled
 from swiftrec.export.models.teacher import Teacher, TextFeatures
 from swiftrec.export.progress import Bars, no_bars
 from swiftrec.export.train.fgm import worst_perturbation, zero_perturbation
-from swiftrec.export.train.fit import ParameterGroup, Schedule
+from swiftrec.export.train.optimisers import ParameterGroup, Schedule
 from swiftrec.export.train.training_data import TrainingData
 from swiftrec.export.train.validation import Validation, index_training_users, validate
 from swiftrec.export.training_settings import TrainingSettings

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.server.arrays import Positions, Vector, Vectors
-from swiftrec.server.catalogue.sparse import FLOOR, NO_BOOSTS, AnyBoosts, Boosts, Entries, Memory, merged, summed
+from swiftrec.server.catalogue.memory import FLOOR, Memory
+from swiftrec.server.catalogue.sparse import NO_BOOSTS, AnyBoosts, Boosts, Entries, merged, summed
 from swiftrec.server.catalogue.words import Matches, Words
 from swiftrec.server.parts import PARTS
 

@@ -10,7 +10,8 @@ import numpy as np
 from swiftrec.server.arrays import Floats, Positions, Vector, Vectors
 from swiftrec.server.catalogue.blend import EXTRA_FEATURES, Scoring, ScoringInput, Weights
 from swiftrec.server.catalogue.catalogue import Catalogue
-from swiftrec.server.catalogue.sparse import DECAY, EVENTS, FLOOR, values_at
+from swiftrec.server.catalogue.memory import DECAY, EVENTS, FLOOR
+from swiftrec.server.catalogue.sparse import values_at
 from swiftrec.server.parts import PARTS
 
 

@@ -20,7 +20,8 @@ from typing import Protocol
 import numpy as np
 
 from swiftrec.server.arrays import AnyPositions, Vector, Vectors
-from swiftrec.server.catalogue.words import Matches, Words, split_words
+from swiftrec.server.catalogue.splitting import split_words
+from swiftrec.server.catalogue.words import Matches, Words
 
 NEVER = 2.0  # a threshold that no cosine reaches
 _MAX_CANDIDATES = 8  # found by words, to be compared by meaning

@@ -7,9 +7,6 @@ typing errors. Words are stored as 64-bit hashes; all tables are mapped from dis
 
 from __future__ import annotations
 
-import hashlib
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,10 +18,10 @@ from numpy.typing import NDArray
 
 from swiftrec.server.arrays import Floats, Mask, Positions
 from swiftrec.server.catalogue.sparse import Entries, SparseRows, find_sorted, map_array, merged
+from swiftrec.server.catalogue.splitting import Hashes, hash_of, pairs, split_words
 from swiftrec.server.errors import BundleError
 from swiftrec.server.parts import POSTINGS, SPELLED, WORD_ARRAYS, word_file
 
-Hashes = NDArray[np.uint64]
 TermMatches: TypeAlias = "tuple[tuple[int, ...], tuple[float, ...]]"
 """Indices of the known words that a word of a text matches, and the weight of each."""
 
@@ -33,43 +30,13 @@ _DTYPES: dict[str, type[np.generic]] = dict(
 )
 MAX_WORDS = 64  # of a text that are looked up
 _MAX_UNKNOWN = 8  # unknown words of a text that are corrected; each may take a millisecond
-_MAX_LETTERS = 64  # of a word
 _MIN_LETTERS = 4  # of a word, to be corrected
 _MAX_CORRECTIONS, _MIN_SHARED_PAIRS = 3, 0.6  # of an unknown word, and their similarity to it
 _MAX_CACHED_WORDS = 65_536  # in each of the two caches
 _NO_ROWS: TermMatches = ((), ())
 _MAX_CANDIDATES = 20_000  # entries of letter pairs that are read for a word, rare pairs first
 _RECOUNTED_WORDS = 20  # words with most of the rare pairs, for which all pairs are counted
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
-_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")  # in scripts without spaces between words, each character is a word
-_IS_CJK = re.compile(f"[{_CJK}]")
 _MIN_TITLED, _MIN_COVERED = 0.5, 0.6  # shares of the words of a title that occur in titles, and in one item
-
-
-def split_words(text: str) -> list[str]:
-    """The words of a text, in lower case, without accents, and cut to 64 letters."""
-    plain = text.casefold()
-    if not plain.isascii():
-        plain = "".join(map(_plain, unicodedata.normalize("NFKC", plain).casefold()))
-    return [word[:_MAX_LETTERS] for word in _WORD.findall(plain)]
-
-
-def _plain(letter: str) -> str:
-    """A letter without its marks, except in Japanese and Korean, where they are part of it: "が" is not "か"."""
-    if letter.isascii() or _IS_CJK.match(letter):
-        return "" if unicodedata.combining(letter) else letter
-    return "".join(part for part in unicodedata.normalize("NFD", letter) if unicodedata.category(part)[0] != "M")
-
-
-def pairs(word: str) -> set[str]:
-    """Pairs of letters with at most one letter between them, ends of the word included: most survive a typing error."""
-    marked = f"<{word}>"
-    return {marked[n] + marked[n + gap] for gap in (1, 2) for n in range(len(marked) - gap)}
-
-
-def hash_of(word: str) -> int:
-    """The 64-bit hash of a word."""
-    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 
 @dataclass(frozen=True, slots=True)

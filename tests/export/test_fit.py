@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from swiftrec.export.train.curve import Curve
-from swiftrec.export.train.fit import ParameterGroup, ProgressBar, Resume, Schedule, fit, make_optimisers
+from swiftrec.export.train.fit import ProgressBar, Resume, fit
+from swiftrec.export.train.optimisers import ParameterGroup, Schedule, make_optimisers
 from swiftrec.export.train.validation import Validation
 
 

@@ -22,7 +22,8 @@ from swiftrec.export.data.split import Cases, trainable
 from swiftrec.export.evaluate.cold import NewItems, adjust
 from swiftrec.export.evaluate.metrics import Score, figure
 from swiftrec.server.catalogue.blend import SIGNALS, Blend, BlendRow, Scoring, ScoringInput, Weights
-from swiftrec.server.catalogue.sparse import DECAY, EVENTS, Entries, Memory
+from swiftrec.server.catalogue.memory import DECAY, EVENTS, Memory
+from swiftrec.server.catalogue.sparse import Entries
 from swiftrec.server.errors import BundleError
 from tests.peak import peak_of
 

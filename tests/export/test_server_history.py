@@ -15,7 +15,7 @@ from swiftrec.export.evaluate.recommender import Retrieval
 from swiftrec.server.arrays import Vectors
 from swiftrec.server.catalogue.blend import Blend, Scoring, Weights
 from swiftrec.server.catalogue.history import History, Names
-from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.catalogue.memory import Memory
 from swiftrec.server.domain import Filter, Request, Strategy, TextEvent
 from swiftrec.server.models.networks import EncoderModel, RankerModel
 from swiftrec.server.pipeline.recommender import Recommender

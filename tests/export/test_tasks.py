@@ -18,7 +18,8 @@ from swiftrec.export.data.split import COLD_SHARE, Protocol, Split, leave_one_ou
 from swiftrec.export.data.text_variants import write_texts
 from swiftrec.export.evaluate.context import EvaluationContext
 from swiftrec.export.evaluate.evaluation import other_protocol
-from swiftrec.export.evaluate.recommender import EvaluatedRecommender, RequestVectors
+from swiftrec.export.evaluate.recommender import EvaluatedRecommender
+from swiftrec.export.evaluate.requests import RequestVectors
 from swiftrec.export.evaluate.tasks import TASKS, Tasks, make_tasks
 from swiftrec.server.catalogue.sparse import NO_BOOSTS
 from swiftrec.server.models.networks import UserSequence

@@ -13,8 +13,10 @@ from swiftrec.export.blend.names import same_item_threshold
 from swiftrec.export.blend.words import make_words
 from swiftrec.server.catalogue.blend import Blend, BlendRow, Scoring, ScoringInput, Weights
 from swiftrec.server.catalogue.history import NEVER, Names
-from swiftrec.server.catalogue.sparse import Memory, SparseRows
-from swiftrec.server.catalogue.words import Matches, TermMatches, Words, split_words
+from swiftrec.server.catalogue.memory import Memory
+from swiftrec.server.catalogue.sparse import SparseRows
+from swiftrec.server.catalogue.splitting import split_words
+from swiftrec.server.catalogue.words import Matches, TermMatches, Words
 from swiftrec.server.errors import BundleError
 from tests.peak import peak_of
 

@@ -23,7 +23,8 @@ from swiftrec.server.catalogue.catalogue import VECTORS, Catalogue, IndexMode
 from swiftrec.server.catalogue.exact import CandidateSet
 from swiftrec.server.catalogue.filters import AttributeIndex
 from swiftrec.server.catalogue.items import ItemTable
-from swiftrec.server.catalogue.sparse import NO_BOOSTS, Boosts, Memory
+from swiftrec.server.catalogue.memory import Memory
+from swiftrec.server.catalogue.sparse import NO_BOOSTS, Boosts
 from swiftrec.server.domain import AttributeValues, Filter, Item
 from swiftrec.server.errors import BundleError
 from swiftrec.server.models.bundle import RANKER, SENTENCES, Bundle
