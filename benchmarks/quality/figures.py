@@ -13,7 +13,7 @@ from swiftrec.benchmarks import formatting
 from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, LibraryLists, Lists, Problem
 from swiftrec.export.evaluate.metrics import TOP, RankedCases, figure
 from swiftrec.export.evaluate.ranks import NOT_FOUND
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 from swiftrec.server.arrays import Floats
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ class QualityRow:
 
     subject: str
     library: str
-    ndcg: Figure
-    recall: Figure
-    difference: Figure | None
+    ndcg: MeanInterval
+    recall: MeanInterval
+    difference: MeanInterval | None
     seeds: Sequence[int] = ()
     seed_ndcg: Sequence[float] = ()
     tune_cpu_s: float | None = None
@@ -94,7 +94,7 @@ def _cells(row: QualityRow) -> list[str]:
     return [row.subject, row.library, str(row.ndcg), str(row.recall), difference, by_seed, seconds]
 
 
-def _signed(difference: Figure) -> str:
+def _signed(difference: MeanInterval) -> str:
     return f"{difference.mean:+.4f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 

@@ -18,7 +18,7 @@ from swiftrec.export.evaluate.metrics import RankedCases, best, figure
 from swiftrec.export.evaluate.recommender import EvaluatedRecommender
 from swiftrec.export.evaluate.tasks import FIRST, SHARES, VIOLATING, Tasks
 from swiftrec.export.schema.quality import Lists, UserGroup
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 from swiftrec.server.arrays import Mask, Vectors
 from swiftrec.server.models.networks import UserSequence
 
@@ -46,11 +46,11 @@ class EvaluationContext:
     frozen: EvaluatedRecommender | None
     frozen_fault: str = ""
 
-    def figures(self, results: Mapping[str, RankedCases]) -> dict[str, Figure]:
+    def figures(self, results: Mapping[str, RankedCases]) -> dict[str, MeanInterval]:
         """NDCG@10 of each task."""
         return {task: figure(ranked.ndcg, self.seed) for task, ranked in results.items()}
 
-    def shares(self, results: Mapping[str, RankedCases]) -> dict[str, dict[str, Figure]]:
+    def shares(self, results: Mapping[str, RankedCases]) -> dict[str, dict[str, MeanInterval]]:
         """Task -> name -> figure, as in `SHARES`, for the tasks that have results."""
         return {
             task: {name: self._share(task, ranked, name) for name in SHARES[task]}
@@ -58,7 +58,7 @@ class EvaluationContext:
             if task in SHARES
         }
 
-    def _share(self, task: str, ranked: RankedCases, name: str) -> Figure:
+    def _share(self, task: str, ranked: RankedCases, name: str) -> MeanInterval:
         if name == VIOLATING:
             return figure(ranked.violating(self.tasks.queries[task].violating), self.seed)
         return figure(ranked.first if name == FIRST else ranked.recall, self.seed)
@@ -100,7 +100,7 @@ class EvaluationContext:
             for (name, value), rows in self.members.items()
         ]
 
-    def probes(self, recommender: EvaluatedRecommender) -> Figure | None:
+    def probes(self, recommender: EvaluatedRecommender) -> MeanInterval | None:
         """Share of the top ten that carries the attribute of each probe; None if the data set has no probes."""
         probes = self.dataset.probes
         if not probes:

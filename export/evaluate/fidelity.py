@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from swiftrec.export.evaluate.metrics import best, common, figure
 from swiftrec.export.evaluate.reference import Reference
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 from swiftrec.server.arrays import Vectors
 
 
-def agreement(reference: Reference, variant: Vectors, items: Vectors, seed: int) -> dict[str, Figure]:
+def agreement(reference: Reference, variant: Vectors, items: Vectors, seed: int) -> dict[str, MeanInterval]:
     """The "cosine" of a variant's and the reference's vectors, and the "overlap" of their ten best items.
 
     Args:

@@ -20,7 +20,7 @@ from swiftrec.export.data.split import leave_one_out
 from swiftrec.export.errors import DataError
 from swiftrec.export.evaluate.metrics import figure, rank
 from swiftrec.export.planted.true_model import MAX_ITEMS, Shares, TrueModel, draw_dataset
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 from swiftrec.server.arrays import Scores
 from swiftrec.server.settings_reader import read_settings
 
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def ceilings(model: TrueModel, dataset: Dataset, seed: int) -> dict[str, Figure]:
+def ceilings(model: TrueModel, dataset: Dataset, seed: int) -> dict[str, MeanInterval]:
     """NDCG@10 of the true model on the cases of *ids* by leave-one-out, and of each of its distributions alone.
 
     The cases' histories are without cold items, as a recommender reads them; all items are released.
@@ -113,7 +113,7 @@ def ceilings(model: TrueModel, dataset: Dataset, seed: int) -> dict[str, Figure]
     return figures
 
 
-def _as_rows(figures: dict[str, Figure]) -> dict[str, dict[str, float]]:
+def _as_rows(figures: dict[str, MeanInterval]) -> dict[str, dict[str, float]]:
     return {name: {"mean": f.mean, "low": f.low, "high": f.high} for name, f in figures.items()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Promise:
     how: str = ""
 
     @classmethod
-    def of(cls, name: str, bound: float, figure: Figure | None, how: str = "") -> Self:
+    def of(cls, name: str, bound: float, figure: MeanInterval | None, how: str = "") -> Self:
         """A promise about a figure's mean."""
         return cls(name, bound, figure.mean, (figure.low, figure.high)) if figure else cls(name, bound, None, how=how)
 

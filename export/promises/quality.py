@@ -20,7 +20,7 @@ from swiftrec.export.gates import MIN_COLD_CASES
 from swiftrec.export.promises.promise import Promise
 from swiftrec.export.schema.comparison import Comparison
 from swiftrec.export.schema.quality import FROZEN, TEACHER, Quality
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 
 _IDS_BY_PRESET: Mapping[str, float] = MappingProxyType({"quick": 0.122, "full": 0.135})
 _TEXT = 0.10
@@ -53,7 +53,7 @@ def _of_movielens(quality: Quality, settings: ExportSettings) -> Iterator[Promis
     is_movielens = settings.data is None and (quality.protocol, quality.order) == ("leave-one-out", BY_TIME)
     is_judged = is_movielens and quality.repeats == EXCLUDE and settings.preset in _IDS_BY_PRESET
     how = "" if is_judged else "swiftrec export --preset full, then swiftrec export targets --preset full"
-    figures: dict[str, tuple[float, Figure | None]] = {
+    figures: dict[str, tuple[float, MeanInterval | None]] = {
         "ids": (_IDS_BY_PRESET.get(settings.preset, _IDS_BY_PRESET["full"]), tasks.get("ids")),
         "text": (_TEXT, tasks.get("text")),
         "cold at the same share of new items": (_COLD_RISE * _COLD_BEFORE, pair.cold if pair else None),
@@ -91,7 +91,7 @@ def _distance(comparison: Comparison) -> Promise:
     return Promise(name, 0.0, difference.high, (difference.low, difference.high))
 
 
-def _over_popularity(cold: Figure | None, popular: Figure | None, chance: float) -> Promise:
+def _over_popularity(cold: MeanInterval | None, popular: MeanInterval | None, chance: float) -> Promise:
     """Three times popularity as training sees it, or three times chance if that is more."""
     name = "default, NDCG@10 cold, at least 3x popularity"
     if popular is None:

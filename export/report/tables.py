@@ -13,7 +13,7 @@ from swiftrec.export.evaluate.tasks import SHARES, present
 from swiftrec.export.report.rows import RecommenderRow, rows
 from swiftrec.export.report.sentences import absent_tasks, failure_lines, teacher_lines
 from swiftrec.export.schema.quality import Quality
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 from swiftrec.server.parts import PARTS
 
 
@@ -145,5 +145,5 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else f"{value:{form}}"
 
 
-def _cell(figure: Figure | None) -> str:
+def _cell(figure: MeanInterval | None) -> str:
     return f"{figure.mean:.4f} ±{(figure.high - figure.low) / 2:.3f}" if figure else ""

@@ -9,7 +9,7 @@ from typing import Any
 from swiftrec.export.evaluate.tasks import TASKS
 from swiftrec.export.report.tables import ReportTable
 from swiftrec.export.schema.comparison import Comparison
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 from swiftrec.export.seeds.summary import Paired, SeedSpread, SeedsSummary, Spreads
 
 _SAME = (
@@ -99,5 +99,5 @@ def _pair(paired: Paired, seeds: Sequence[int]) -> dict[str, Any]:
     return {**names, "by_seed": by_seed, "mean": paired.mean}
 
 
-def _figure(figure: Figure) -> dict[str, float]:
+def _figure(figure: MeanInterval) -> dict[str, float]:
     return {"mean": figure.mean, "low": figure.low, "high": figure.high}

@@ -34,7 +34,7 @@ from swiftrec.export.schema.blend import BlendRecord
 from swiftrec.export.schema.comparison import OtherProtocol
 from swiftrec.export.schema.models import TeacherRecord, VocabularySize
 from swiftrec.export.schema.quality import TEACHER, Lists, Quality, TrainingCurve, UserGroup
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 from swiftrec.export.schema.variant import Variant
 from swiftrec.export.stages.evaluation_context import teacher_size
 from swiftrec.server.tuning.machine import machine
@@ -47,7 +47,7 @@ def build_quality(
     job: Job,
     evaluation: Evaluation,
     variants: Sequence[Variant],
-    probes: Mapping[str, Figure],
+    probes: Mapping[str, MeanInterval],
     devices: Mapping[str, str],
 ) -> Quality:
     """Everything that was measured, with interactions.
@@ -94,7 +94,7 @@ def build_quality(
 def build_agreement(
     job: Job,
     variants: Sequence[Variant],
-    agreement: Mapping[str, Mapping[str, Figure]],
+    agreement: Mapping[str, Mapping[str, MeanInterval]],
     devices: Mapping[str, str],
     reference: Reference,
 ) -> Quality:
