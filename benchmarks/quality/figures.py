@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from swiftrec.benchmarks import formatting
 from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, LibraryLists, Lists, Problem
-from swiftrec.export.evaluate.metrics import TOP, RankedCases, figure
+from swiftrec.export.evaluate.metrics import TOP, RankedCases, mean_interval
 from swiftrec.export.evaluate.ranks import NOT_FOUND
 from swiftrec.export.schema.record import MeanInterval
 from swiftrec.server.arrays import Floats
@@ -103,9 +103,9 @@ def _row(subject: str, library: str, ndcg: Floats, recall: Floats, evaluation: E
     return QualityRow(
         subject=subject,
         library=library,
-        ndcg=figure(ndcg, evaluation.seed),
-        recall=figure(recall, evaluation.seed),
-        difference=None if subject == evaluation.default else figure(ndcg - own, evaluation.seed),
+        ndcg=mean_interval(ndcg, evaluation.seed),
+        recall=mean_interval(recall, evaluation.seed),
+        difference=None if subject == evaluation.default else mean_interval(ndcg - own, evaluation.seed),
     )
 
 

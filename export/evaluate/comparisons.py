@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from swiftrec.export.evaluate.baselines import TRANSITIONS
 from swiftrec.export.evaluate.cold import Adjusted
 from swiftrec.export.evaluate.evaluation import ORACLE, Evaluation
-from swiftrec.export.evaluate.metrics import RankedCases, figure
+from swiftrec.export.evaluate.metrics import RankedCases, mean_interval
 from swiftrec.export.gates import MIN_COLD_CASES
 from swiftrec.export.schema.comparison import ColdPair, Comparison
 from swiftrec.export.schema.quality import FROZEN, FROZEN_POPULAR, RANKER_ALONE, TEACHER, TEXT_ALONE
@@ -165,7 +165,7 @@ def _compare(
         own=float(values.mean()),
         baseline=baseline,
         other=float(other_values.mean()),
-        difference=figure(values - other_values, seed),
+        difference=mean_interval(values - other_values, seed),
         cases=len(values),
         group=group,
         is_level=is_level,

@@ -14,7 +14,7 @@ from swiftrec.export.data.split import Split
 from swiftrec.export.data.user_groups import quarters_of
 from swiftrec.export.evaluate.beyond_accuracy import exposure
 from swiftrec.export.evaluate.cold import NewItems
-from swiftrec.export.evaluate.metrics import RankedCases, best, figure
+from swiftrec.export.evaluate.metrics import RankedCases, best, mean_interval
 from swiftrec.export.evaluate.recommender import EvaluatedRecommender
 from swiftrec.export.evaluate.tasks import FIRST, SHARES, VIOLATING, Tasks
 from swiftrec.export.schema.quality import Lists, UserGroup
@@ -48,7 +48,7 @@ class EvaluationContext:
 
     def figures(self, results: Mapping[str, RankedCases]) -> dict[str, MeanInterval]:
         """NDCG@10 of each task."""
-        return {task: figure(ranked.ndcg, self.seed) for task, ranked in results.items()}
+        return {task: mean_interval(ranked.ndcg, self.seed) for task, ranked in results.items()}
 
     def shares(self, results: Mapping[str, RankedCases]) -> dict[str, dict[str, MeanInterval]]:
         """Task -> name -> figure, as in `SHARES`, for the tasks that have results."""
@@ -60,15 +60,15 @@ class EvaluationContext:
 
     def _share(self, task: str, ranked: RankedCases, name: str) -> MeanInterval:
         if name == VIOLATING:
-            return figure(ranked.violating(self.tasks.queries[task].violating), self.seed)
-        return figure(ranked.first if name == FIRST else ranked.recall, self.seed)
+            return mean_interval(ranked.violating(self.tasks.queries[task].violating), self.seed)
+        return mean_interval(ranked.first if name == FIRST else ranked.recall, self.seed)
 
     def lists(self, task: str, ranked: RankedCases) -> Lists:
         """Everything else about one task's lists."""
         return Lists(
             task=task,
-            recall=figure(ranked.recall, self.seed),
-            mrr=figure(ranked.reciprocal, self.seed),
+            recall=mean_interval(ranked.recall, self.seed),
+            mrr=mean_interval(ranked.reciprocal, self.seed),
             exposure=exposure(ranked.lists, self.counts, self.texts),
         )
 
@@ -96,7 +96,9 @@ class EvaluationContext:
     def groups(self, ranked: RankedCases) -> list[UserGroup]:
         """NDCG@10 of each group of users on a warm task."""
         return [
-            UserGroup(attribute=name, group=value, cases=int(rows.sum()), ndcg=figure(ranked.ndcg[rows], self.seed))
+            UserGroup(
+                attribute=name, group=value, cases=int(rows.sum()), ndcg=mean_interval(ranked.ndcg[rows], self.seed)
+            )
             for (name, value), rows in self.members.items()
         ]
 
@@ -111,7 +113,7 @@ class EvaluationContext:
             np.mean([probe.value in self.dataset.items[n].attributes.get(probe.attribute, []) for n in top])
             for probe, top in zip(probes, tops, strict=True)
         ]
-        return figure(np.array(carried), self.seed)
+        return mean_interval(np.array(carried), self.seed)
 
 
 def _by_number(pair: tuple[str, str]) -> tuple[str, float, str]:

@@ -10,7 +10,7 @@ import numpy as np
 from swiftrec.export.data.dataset import DatasetItem
 from swiftrec.export.data.split import Cases
 from swiftrec.export.errors import GateError
-from swiftrec.export.evaluate.metrics import RankedCases, figure, overlap, rank
+from swiftrec.export.evaluate.metrics import RankedCases, mean_interval, overlap, rank
 from swiftrec.export.evaluate.recommender import EvaluatedRecommender
 from swiftrec.export.schema.final import HeldOut
 from swiftrec.server.arrays import Mask
@@ -41,9 +41,9 @@ def require_learned(
     """
     before, after = (_ranked(replace(model, retrieval=None), cases, is_known).ndcg for model in (measured, served))
     held_out = HeldOut(
-        measured=figure(before, seed),
-        served=figure(after, seed),
-        difference=figure(after - before, seed),
+        measured=mean_interval(before, seed),
+        served=mean_interval(after, seed),
+        difference=mean_interval(after - before, seed),
         cases=len(cases.targets),
     )
     if held_out.difference.high < 0:

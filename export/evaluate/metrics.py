@@ -64,7 +64,7 @@ class RankedCases:
         return 1 / (self.ranks + 1.0)
 
 
-def figure(values: Sequence[float] | Floats, seed: int) -> MeanInterval:
+def mean_interval(values: Sequence[float] | Floats, seed: int) -> MeanInterval:
     """Mean with its percentile bootstrap interval (Efron, 1979; 1,000 resamples)."""
     array = np.asarray(values, dtype=np.float64)
     means = array[_resamples(len(array), seed)].mean(1)

@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.split import leave_one_out
 from swiftrec.export.errors import DataError
-from swiftrec.export.evaluate.metrics import figure, rank
+from swiftrec.export.evaluate.metrics import mean_interval, rank
 from swiftrec.export.planted.true_model import MAX_ITEMS, Shares, TrueModel, draw_dataset
 from swiftrec.export.schema.record import MeanInterval
 from swiftrec.server.arrays import Scores
@@ -109,7 +109,7 @@ def ceilings(model: TrueModel, dataset: Dataset, seed: int) -> dict[str, MeanInt
             histories = cases.histories[part]
             return mixed.chances(histories, np.ones(len(histories))).astype(np.float32)
 
-        figures[name] = figure(rank(score, cases, items).ndcg, seed)
+        figures[name] = mean_interval(rank(score, cases, items).ndcg, seed)
     return figures
 
 

@@ -22,7 +22,7 @@ from swiftrec.export.evaluate.metrics import (
     RankedCases,
     best,
     common,
-    figure,
+    mean_interval,
     ndcg,
     overlap,
     random_ndcg,
@@ -77,7 +77,7 @@ def test_best_is_a_stable_sort(values: list[int]) -> None:
 
 def test_interval_holds_the_mean_and_narrows_with_cases() -> None:
     rng = np.random.default_rng(0)
-    few, many = figure(rng.random(50), seed=1), figure(rng.random(5_000), seed=1)
+    few, many = mean_interval(rng.random(50), seed=1), mean_interval(rng.random(5_000), seed=1)
     assert few.low < few.mean < few.high
     assert many.high - many.low < (few.high - few.low) / 5
 
