@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.server.arrays import Floats
+
 OK, RESOURCE_EXHAUSTED, UNAVAILABLE = 0, 8, 14  # grpc.StatusCode
 COLUMNS = ("intended", "sent", "done", "code", "tokens", "entries")
 PERCENTILES = {"p50_ms": 50.0, "p95_ms": 95.0, "p99_ms": 99.0, "p999_ms": 99.9}
@@ -16,8 +18,6 @@ MIN_RESPONSES = {"p999_ms": 1_000}  # a percentile of fewer says nothing
 MIN_P99_RESPONSES = 300  # with fewer the p99 is next to the slowest response
 SHARE_70 = 0.7  # share of the capacity at which latencies are compared
 LATE_MS = 1.0  # a send later than this counts as late
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.benchmarks.catalogue.synthetic import KEEP, SHARES
+from swiftrec.server.arrays import Positions, Vector
 from swiftrec.server.catalogue.blend import ScoringInput
 from swiftrec.server.catalogue.catalogue import IndexMode
-from swiftrec.server.catalogue.sparse import AnyBoosts, Positions
+from swiftrec.server.catalogue.sparse import AnyBoosts
 from swiftrec.server.domain import AttributeValues, Filter, ItemEvent, Request
 from swiftrec.server.errors import BundleError
 from swiftrec.server.models.networks import (
@@ -21,7 +22,6 @@ from swiftrec.server.models.networks import (
     EventKind,
     RankerModel,
     UserSequence,
-    Vector,
     ranker_half,
     sentence_half,
 )

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.server.arrays import Positions, Scores, Vectors
 from swiftrec.server.catalogue.catalogue import ITEMS, VECTORS
-from swiftrec.server.catalogue.sparse import Memory, SparseRows
+from swiftrec.server.catalogue.memory import Memory
+from swiftrec.server.catalogue.sparse import SparseRows
 from swiftrec.server.catalogue.words import Words
 from swiftrec.server.models.bundle import MANIFEST, RANKER, SENTENCES, Bundle, file_hash
 from swiftrec.server.parts import TABLES
@@ -28,9 +30,6 @@ _CHUNK = 65_536  # items at once
 _TASTES, _NEAR = 3, 50  # of one user, and the real items that count as near one
 _MOST_EVENTS = 32
 _HEAD, _POSTINGS = 8_192, 4_000  # items that have neighbours, and items of a word: the limits of an export
-
-Floats = NDArray[np.float32]
-Positions = NDArray[np.int64]
 
 
 def make_bundle(real: Bundle, folder: Path, items: int, seed: int) -> Positions:
@@ -58,7 +57,7 @@ def make_bundle(real: Bundle, folder: Path, items: int, seed: int) -> Positions:
     return bases
 
 
-def around(vectors: Floats, bases: Positions, random: np.random.Generator) -> Floats:
+def around(vectors: Vectors, bases: Positions, random: np.random.Generator) -> Vectors:
     """A vector near `vectors[base]` for each base, float32 [bases, dimensions]."""
     root = _NOISE * np.linalg.cholesky(np.cov(vectors.T) + 1e-9 * np.eye(vectors.shape[1])).T.astype(np.float32)
     result = np.empty((len(bases), vectors.shape[1]), dtype=np.float32)
@@ -142,7 +141,7 @@ def _copied(
 def _spread(postings: SparseRows, origins: _Origins) -> tuple[SparseRows, NDArray[np.int32]]:
     """For each word the items made from those that have it (the heaviest if there are many), and their number."""
     often = np.zeros(len(postings), dtype=np.int32)
-    rows: list[tuple[Positions, Floats]] = []
+    rows: list[tuple[Positions, Scores]] = []
     for row in range(len(postings)):
         bases, weights, _ = postings.gather(np.array([row]))
         order = np.argsort(-weights, kind="stable")
@@ -169,6 +168,6 @@ def _rows(real: Bundle) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (real.folder / ITEMS).read_bytes().split(b"\n") if line]
 
 
-def _array(real: Bundle, name: str) -> Floats:
-    vectors: Floats = np.load(real.folder / name, allow_pickle=False)
+def _array(real: Bundle, name: str) -> Vectors:
+    vectors: Vectors = np.load(real.folder / name, allow_pickle=False)
     return vectors

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.benchmarks.bundle_id import BundleId
-from swiftrec.benchmarks.quality.exchange import LibraryProblem, Positions
+from swiftrec.benchmarks.quality.exchange import LibraryProblem
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.repeats import EXCLUDE, counted
@@ -24,6 +24,7 @@ from swiftrec.export.evaluate.tasks import sample_cases
 from swiftrec.export.job import Job
 from swiftrec.export.schema.variant import Variant
 from swiftrec.export.train.pretrained import split_of
+from swiftrec.server.arrays import Positions
 from swiftrec.server.models.bundle import Bundle, load_bundle
 
 TASK = "ids"

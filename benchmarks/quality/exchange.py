@@ -15,13 +15,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.export.arrays import Histories
+from swiftrec.server.arrays import Positions
+
 LIST_LENGTH = 100
 NO_ITEM = -1  # fills a list if fewer items can be recommended
 TOP = 10
 _PROBLEM = "problem.npz"
 
-Positions = NDArray[np.int64]
-Histories = list[Positions]
+
 ItemLists = NDArray[np.int32]
 """Recommended items (positions in the catalogue), best first [cases, LIST_LENGTH]; filled up with NO_ITEM."""
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from swiftrec.benchmarks import formatting
 from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, ItemLists, LibraryLists, LibraryProblem
-from swiftrec.export.arrays import Floats
-from swiftrec.export.evaluate.metrics import TOP, RankedCases, figure
+from swiftrec.export.evaluate.metrics import TOP, RankedCases, mean_interval
 from swiftrec.export.evaluate.ranks import NOT_FOUND
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
+from swiftrec.server.arrays import Floats
 
 if TYPE_CHECKING:
     from swiftrec.benchmarks.quality.evaluation import BundleEvaluation
@@ -32,9 +32,9 @@ class QualityRow:
 
     subject: str
     library: str
-    ndcg: Figure
-    recall: Figure
-    difference: Figure | None
+    ndcg: MeanInterval
+    recall: MeanInterval
+    difference: MeanInterval | None
     seeds: Sequence[int] = ()
     seed_ndcg: Sequence[float] = ()
     tune_cpu_s: float | None = None
@@ -94,7 +94,7 @@ def _cells(row: QualityRow) -> list[str]:
     return [row.subject, row.library, str(row.ndcg), str(row.recall), difference, by_seed, seconds]
 
 
-def _signed(difference: Figure) -> str:
+def _signed(difference: MeanInterval) -> str:
     return f"{difference.mean:+.4f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
@@ -103,9 +103,9 @@ def _row(subject: str, library: str, ndcg: Floats, recall: Floats, evaluation: B
     return QualityRow(
         subject=subject,
         library=library,
-        ndcg=figure(ndcg, evaluation.seed),
-        recall=figure(recall, evaluation.seed),
-        difference=None if subject == evaluation.default else figure(ndcg - default_ndcg, evaluation.seed),
+        ndcg=mean_interval(ndcg, evaluation.seed),
+        recall=mean_interval(recall, evaluation.seed),
+        difference=None if subject == evaluation.default else mean_interval(ndcg - default_ndcg, evaluation.seed),
     )
 
 

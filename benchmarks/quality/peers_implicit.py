@@ -16,7 +16,6 @@ from scipy.sparse import csr_matrix
 
 from swiftrec.benchmarks.quality.exchange import (
     LIST_LENGTH,
-    Histories,
     HyperparameterTrial,
     ItemLists,
     LibraryProblem,
@@ -24,6 +23,7 @@ from swiftrec.benchmarks.quality.exchange import (
     without_masked,
 )
 from swiftrec.benchmarks.quality.tuning import Hyperparameters, LibraryRecommender, main
+from swiftrec.export.arrays import Histories
 
 _ALS_GRID: dict[str, tuple[Any, ...]] = {
     "factors": (32, 64, 128),

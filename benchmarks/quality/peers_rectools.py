@@ -20,7 +20,6 @@ from rectools.models import SASRecModel
 from swiftrec.benchmarks.quality.exchange import (
     LIST_LENGTH,
     NO_ITEM,
-    Histories,
     HyperparameterTrial,
     ItemLists,
     LibraryProblem,
@@ -28,6 +27,7 @@ from swiftrec.benchmarks.quality.exchange import (
     without_masked,
 )
 from swiftrec.benchmarks.quality.tuning import Hyperparameters, LibraryRecommender, main
+from swiftrec.export.arrays import Histories
 
 _WINDOW_EVENTS = 100
 _MODEL: dict[str, Any] = {

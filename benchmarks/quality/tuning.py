@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swiftrec.benchmarks.quality.exchange import Histories, HyperparameterTrial, ItemLists, LibraryLists, LibraryProblem
+from swiftrec.benchmarks.quality.exchange import HyperparameterTrial, ItemLists, LibraryLists, LibraryProblem
+from swiftrec.export.arrays import Histories
 
 Hyperparameters = Mapping[str, Any]
 Tune = Callable[[LibraryProblem, int], Iterable[HyperparameterTrial]]

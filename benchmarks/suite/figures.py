@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.benchmarks.statistics import MIN_P99_RESPONSES, OK, SHARE_70, RequestRows
-from swiftrec.benchmarks.suite.bootstrap import DRAWS_WITHIN, Bootstrap, Estimate, Floats, sliced
+from swiftrec.benchmarks.suite.bootstrap import DRAWS_WITHIN, Bootstrap, Estimate, sliced
 from swiftrec.benchmarks.suite.curve import by_share, knee
 from swiftrec.benchmarks.suite.result import Point
 from swiftrec.benchmarks.suite.results import MeasuredRun
 from swiftrec.benchmarks.suite.rows import BATCHES, MEMORY, START_UP, Figure, cost_ratios, run_figure
+from swiftrec.server.arrays import Floats
 
 _FEWEST_ROUNDS = 2
 _LEAST_RATE = 0.01  # of the largest round: a round without a response has no logarithm

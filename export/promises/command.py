@@ -23,8 +23,8 @@ from swiftrec.export.schema.variant import Variant
 from swiftrec.export.seeds.records import recorded_teachers
 from swiftrec.promise import Promise
 from swiftrec.server.catalogue.catalogue import VECTORS
-from swiftrec.server.config import read_settings
 from swiftrec.server.models.bundle import find_bundle
+from swiftrec.server.settings_reader import read_settings
 
 _RETAINED = 0.98
 _SPEEDUP, _STATIC_SPEEDUP, _INVARIANCE = 8.0, 100.0, 1e-4

@@ -19,7 +19,7 @@ from swiftrec.export.evaluate.tasks import FIRST, IN_TEN
 from swiftrec.export.gates import MIN_COLD_CASES
 from swiftrec.export.schema.comparison import Comparison
 from swiftrec.export.schema.quality import FROZEN, TEACHER, Quality
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 from swiftrec.promise import Promise
 
 _IDS_BY_PRESET: Mapping[str, float] = MappingProxyType({"quick": 0.122, "full": 0.135})
@@ -29,7 +29,7 @@ _NAMED_SHARES = (("title", FIRST, 0.97), ("title", IN_TEN, 0.99), ("typos", IN_T
 _OF_POPULARITY = 3.0
 
 
-def promise_of(name: str, bound: float, figure: Figure | None, why: str = "") -> Promise:
+def promise_of(name: str, bound: float, figure: MeanInterval | None, why: str = "") -> Promise:
     """A promise about a figure's mean."""
     if figure is None:
         return Promise(name, bound, [], why=why)
@@ -60,7 +60,7 @@ def _of_movielens(quality: Quality, settings: ExportSettings) -> Iterator[Promis
     is_movielens = settings.data is None and (quality.protocol, quality.order) == ("leave-one-out", BY_TIME)
     is_judged = is_movielens and quality.repeats == EXCLUDE and settings.preset in _IDS_BY_PRESET
     why = "" if is_judged else "swiftrec export --preset full, then swiftrec export targets --preset full"
-    figures: dict[str, tuple[float, Figure | None]] = {
+    figures: dict[str, tuple[float, MeanInterval | None]] = {
         "ids": (_IDS_BY_PRESET.get(settings.preset, _IDS_BY_PRESET["full"]), tasks.get("ids")),
         "text": (_TEXT, tasks.get("text")),
         "cold at the same share of new items": (_COLD_RISE * _COLD_BEFORE, pair.cold if pair else None),
@@ -99,7 +99,7 @@ def _distance(comparison: Comparison) -> Promise:
     return Promise(name, 0.0, [difference.high], interval=(difference.low, difference.high))
 
 
-def _over_popularity(cold: Figure | None, popular: Figure | None, chance: float) -> Promise:
+def _over_popularity(cold: MeanInterval | None, popular: MeanInterval | None, chance: float) -> Promise:
     """Three times popularity as training sees it, or three times chance if that is more."""
     name = "default, NDCG@10 cold, at least 3x popularity"
     if popular is None:

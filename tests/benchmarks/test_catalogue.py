@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from swiftrec.benchmarks.catalogue.synthetic import make_bundle
 from swiftrec.benchmarks.null_server import NullSession
-from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.catalogue.memory import Memory
 from swiftrec.server.catalogue.words import Matches, Words
 from swiftrec.server.models.bundle import SENTENCES, Bundle, load_bundle
 from tests.conftest import ROOT

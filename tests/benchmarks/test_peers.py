@@ -26,7 +26,7 @@ from swiftrec.benchmarks.peers.session import PeerSession, TextRanking
 from swiftrec.benchmarks.peers.targets import Target, select_targets, with_tries
 from swiftrec.benchmarks.peers.transports import UNKNOWN
 from swiftrec.benchmarks.statistics import OK, RequestRows, slope_per_s
-from swiftrec.export.data.dataset import Item, write_items
+from swiftrec.export.data.dataset import DatasetItem, write_items
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.benchmarks.peers import IDS, PLAN, TEXTS, TOKENS, fake, figures, scores
@@ -57,7 +57,7 @@ def test_the_job_of_the_peers_gives_the_reference(bundle: Bundle, split: int) ->
 
 def test_ids_with_line_separators_are_read_whole(tmp_path: Path) -> None:
     ids = ["a\u2028b", "c\u2029", "d"]
-    items = [Item(key, "one\u0085two", "x", {}) for key in ids]
+    items = [DatasetItem(key, "one\u0085two", "x", {}) for key in ids]
     write_items(items, tmp_path)
     assert read_ids(tmp_path) == ids
 

@@ -15,7 +15,6 @@ from swiftrec.benchmarks.quality import tuning
 from swiftrec.benchmarks.quality.evaluation import BundleEvaluation
 from swiftrec.benchmarks.quality.exchange import (
     LIST_LENGTH,
-    Histories,
     HyperparameterTrial,
     ItemLists,
     LibraryLists,
@@ -24,6 +23,7 @@ from swiftrec.benchmarks.quality.exchange import (
     without_masked,
 )
 from swiftrec.benchmarks.quality.figures import own_rows, ranks_of, row_of, table
+from swiftrec.export.arrays import Histories
 from swiftrec.export.evaluate.metrics import RankedCases
 from swiftrec.export.evaluate.ranks import NOT_FOUND
 from tests.benchmarks.quality import DISCOUNT, ITEMS, LISTS, MISSES, PROBLEM, TARGETS, answer, lists_of, positions

@@ -28,7 +28,7 @@ from swiftrec.benchmarks.server_process import ServerProcess
 from swiftrec.benchmarks.statistics import OK, RESOURCE_EXHAUSTED, RequestRows
 from swiftrec.benchmarks.teacher import TeacherSettings, _commands
 from swiftrec.benchmarks.workload import PATHS, MethodName, Requests
-from swiftrec.server.config import ServerSettings, read_settings
+from swiftrec.server.config import ServerSettings
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import (
     BatchRecommendRequest,
@@ -36,6 +36,7 @@ from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import (
     RecommendRequest,
     RecommendResponse,
 )
+from swiftrec.server.settings_reader import read_settings
 from tests.benchmarks.peers import scores, setup
 from tests.conftest import ROOT
 
