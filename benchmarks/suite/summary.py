@@ -21,7 +21,7 @@ from swiftrec.benchmarks.selection import smoke
 from swiftrec.benchmarks.suite.overview import Overview, newest_results
 
 OURS, OUR_BATCH = "swiftrec", "swiftrec BatchRecommend"
-Figures = dict[str, dict[str, float]]
+TargetFigures = dict[str, dict[str, float]]
 """By server and mode, then by encoder."""
 
 
@@ -64,7 +64,7 @@ def figures(overview: Overview) -> dict[str, Any]:
     }
 
 
-def _by_encoder(overview: Overview, of_peers: str, of_run: str) -> Figures:
+def _by_encoder(overview: Overview, of_peers: str, of_run: str) -> TargetFigures:
     """A figure of each server; without a comparison with other servers that of this one."""
     if overview.peers:
         return _peer_figures(overview.peers, of_peers)
@@ -77,8 +77,8 @@ def _by_encoder(overview: Overview, of_peers: str, of_run: str) -> Figures:
     }
 
 
-def _peer_figures(peers: PeersResult, field: str) -> Figures:
-    by_target: Figures = {}
+def _peer_figures(peers: PeersResult, field: str) -> TargetFigures:
+    by_target: TargetFigures = {}
     for row in peers.rows:
         if row[field] is not None:
             by_target.setdefault(f"{row['target']} {row['mode']}", {})[row["variant"]] = row[field]
