@@ -31,9 +31,9 @@ from swiftrec.benchmarks.quality import command as quality
 from swiftrec.benchmarks.suite import compare, readme, schema, summary, targets
 from swiftrec.benchmarks.suite import run as suite
 from swiftrec.benchmarks.suite.settings import BenchSettings
-from swiftrec.server.config import read_settings
 from swiftrec.server.errors import SwiftrecError
 from swiftrec.server.flags import with_flags
+from swiftrec.server.settings_reader import read_settings
 from swiftrec.server.version import version_line
 
 _DEFAULT = "bench"

@@ -21,8 +21,9 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.benchmarks.connection import PLAIN, Access, Metadata, wait_ready
-from swiftrec.benchmarks.statistics import OK, UNAVAILABLE, Rows, rejected_entries
+from swiftrec.benchmarks.connection import PLAIN, Access, CallMetadata, wait_ready
+from swiftrec.benchmarks.responses import rejected_entries
+from swiftrec.benchmarks.statistics import OK, UNAVAILABLE, RequestRows
 from swiftrec.benchmarks.workload import Requests
 
 TIMEOUT_S = 30.0
@@ -30,14 +31,14 @@ ANY_SIZE = ("grpc.max_receive_message_length", -1)  # gRPC's own limit is 4 MB
 _MAX_KEPT = 32_000  # responses that are kept by default
 OnResponse = Callable[[int, bytes], None]
 """Called with the number of the status code, and the response, or after an error the server's message."""
-Send = Callable[[bytes, OnResponse], None]
+SendRequest = Callable[[bytes, OnResponse], None]
 """Sends a request and calls back once."""
 Pattern = Literal["poisson", "constant"]
 
 
 @contextmanager
-def connected(target: str, method: str, access: Access = PLAIN) -> Iterator[Send]:
-    """A `Send` to `method` ("/package.Service/Method") of the server at `target`.
+def connected(target: str, method: str, access: Access = PLAIN) -> Iterator[SendRequest]:
+    """A `SendRequest` to `method` ("/package.Service/Method") of the server at `target`.
 
     Raises:
         RuntimeError: it does not respond.
@@ -47,8 +48,8 @@ def connected(target: str, method: str, access: Access = PLAIN) -> Iterator[Send
         yield unary(channel, method, access.metadata())
 
 
-def unary(channel: grpc.Channel, method: str, metadata: Metadata = ()) -> Send:
-    """A `Send` over a channel; every call carries the metadata."""
+def unary(channel: grpc.Channel, method: str, metadata: CallMetadata = ()) -> SendRequest:
+    """A `SendRequest` over a channel; every call carries the metadata."""
     call = channel.unary_unary(method, request_serializer=None, response_deserializer=None)
 
     def send(request: bytes, on_response: OnResponse) -> None:
@@ -105,11 +106,11 @@ class ResponseLog:
         rows = (row for row in self.rows if row.code == OK and row.response)
         return [row.response for row in rows if start <= getattr(row, by) < end]
 
-    def freeze(self) -> Rows:
+    def freeze(self) -> RequestRows:
         """The rows so far; entries of a batch that were rejected do not count as entries."""
         numbers = np.array([row.request for row in self.rows], dtype=np.int64)
         rejected = [self._rejected(row) for row in self.rows]
-        return Rows(
+        return RequestRows(
             intended=np.array([row.intended for row in self.rows], dtype=np.float64),
             sent=np.array([row.sent for row in self.rows], dtype=np.float64),
             done=np.array([row.done for row in self.rows], dtype=np.float64),
@@ -129,7 +130,7 @@ class ClosedLoop:
     rejection by gRPC. With `cycle` the requests are repeated.
     """
 
-    def __init__(self, send: Send, log: ResponseLog, in_flight: int, *, cycle: bool = False) -> None:
+    def __init__(self, send: SendRequest, log: ResponseLog, in_flight: int, *, cycle: bool = False) -> None:
         numbers = range(len(log.requests))
         self._send, self._log, self._in_flight = send, log, in_flight
         self._numbers: Iterator[int] = itertools.cycle(numbers) if cycle else iter(numbers)
@@ -147,7 +148,7 @@ class ClosedLoop:
         """Send no more."""
         self._is_stopping = True
 
-    def wait(self) -> Rows:
+    def wait(self) -> RequestRows:
         """Wait until nothing is in flight, then give all rows.
 
         Raises:
@@ -172,7 +173,7 @@ class ClosedLoop:
         self._next()
 
 
-def send_all(send: Send, log: ResponseLog, in_flight: int = 1) -> Rows:
+def send_all(send: SendRequest, log: ResponseLog, in_flight: int = 1) -> RequestRows:
     """Send each request once and wait for all responses.
 
     Raises:
@@ -192,7 +193,7 @@ def arrivals(rate: float, seconds: float, seed: int, pattern: Pattern = "poisson
     return np.sort(random.uniform(0.0, seconds, number))
 
 
-def open_loop(send: Send, log: ResponseLog, due: NDArray[np.float64], start: float) -> Rows:
+def open_loop(send: SendRequest, log: ResponseLog, due: NDArray[np.float64], start: float) -> RequestRows:
     """Send each request when it is due (seconds from `start` on the monotonic clock), whether or not responses arrive.
 
     Raises:
@@ -205,7 +206,7 @@ def open_loop(send: Send, log: ResponseLog, due: NDArray[np.float64], start: flo
     return log.freeze()
 
 
-def _send_at(send: Send, number: int, intended: float, log: ResponseLog, finished: threading.Semaphore) -> None:
+def _send_at(send: SendRequest, number: int, intended: float, log: ResponseLog, finished: threading.Semaphore) -> None:
     time.sleep(max(0.0, intended - time.monotonic()))  # the schedule is the load
     sent = time.monotonic()
 

@@ -12,7 +12,7 @@ import grpc
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
-from swiftrec.benchmarks.workload import Method
+from swiftrec.benchmarks.workload import MethodName
 from swiftrec.server.models.bundle import MANIFEST, Manifest, find_bundle
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import (
     BatchRecommendRequest,
@@ -21,7 +21,7 @@ from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import (
 )
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 
-Metadata = tuple[tuple[str, str], ...]
+CallMetadata = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Access:
             return grpc.insecure_channel(target, options)
         return grpc.secure_channel(target, grpc.ssl_channel_credentials(self.tls_ca.read_bytes()), options)
 
-    def metadata(self) -> Metadata:
+    def metadata(self) -> CallMetadata:
         """Metadata of each call.
 
         Raises:
@@ -158,7 +158,7 @@ def check_bundle(target: str, response: RecommendResponse, manifest: Manifest) -
         )
 
 
-def check_source(target: str, bundle: Path, measured: Method, access: Access = PLAIN) -> None:
+def check_source(target: str, bundle: Path, measured: MethodName, access: Access = PLAIN) -> None:
     """Check that the server serves the bundle at `bundle`; a bare server, which does not rank, passes.
 
     The empty request is of another method than the `measured` one, so that no model runs and neither a recording nor a
@@ -181,7 +181,7 @@ def check_source(target: str, bundle: Path, measured: Method, access: Access = P
         check_bundle(target, response, manifest)
 
 
-def _first_response(service: RecommenderServiceStub, measured: Method, metadata: Metadata) -> RecommendResponse:
+def _first_response(service: RecommenderServiceStub, measured: MethodName, metadata: CallMetadata) -> RecommendResponse:
     empty = RecommendRequest()
     if measured != "recommend":
         return service.Recommend(empty, timeout=_CONNECT_S, metadata=metadata)

@@ -39,7 +39,7 @@ class CpuReading:
     planned: float
     moment: float
     server: float | None
-    own: float
+    client: float
 
 
 ReadCpu = Callable[[], float | None]
@@ -96,11 +96,11 @@ def pinned(cores: int | Collection[int]) -> Iterator[None]:
         RuntimeError: this process may not use such a core.
     """
     before = os.sched_getaffinity(0)
-    chosen = {cores} if isinstance(cores, int) else set(cores)
+    core_set = {cores} if isinstance(cores, int) else set(cores)
     try:
-        os.sched_setaffinity(0, chosen)
+        os.sched_setaffinity(0, core_set)
     except OSError:
-        names = ", ".join(map(str, sorted(chosen)))
+        names = ", ".join(map(str, sorted(core_set)))
         raise RuntimeError(
             f"core {names} may not be used here, but server and load need one each: allow it, e.g. with taskset"
         ) from None

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.benchmarks.client import TIMEOUT_S, ResponseLog
-from swiftrec.benchmarks.statistics import OK, Rows
+from swiftrec.benchmarks.statistics import OK, RequestRows
 from swiftrec.benchmarks.workload import PATHS
 
 _CONNECTIONS = 64
@@ -33,14 +33,14 @@ _STATUS = re.compile(rb"grpc-status(.)(\d+)", re.DOTALL)
 _READ_BYTES = 1 << 20
 
 
-def flood(target: str, log: ResponseLog, due: NDArray[np.float64], start: float) -> Rows:
+def flood(target: str, log: ResponseLog, due: NDArray[np.float64], start: float) -> RequestRows:
     """Send each request when it is due (seconds from `start` on the monotonic clock), whether or not responses arrive.
 
     Raises:
         RuntimeError: the server closed a connection, or a response is overdue.
     """
     with ExitStack() as stack:
-        peers = [stack.enter_context(closing(_Connection(target, log))) for _ in range(_CONNECTIONS)]
+        peers = [stack.enter_context(closing(_Http2Connection(target, log))) for _ in range(_CONNECTIONS)]
         poll = select.poll()
         for peer in peers:
             poll.register(peer.socket, select.POLLIN)
@@ -62,7 +62,7 @@ def flood(target: str, log: ResponseLog, due: NDArray[np.float64], start: float)
     return log.freeze()
 
 
-class _Connection:
+class _Http2Connection:
     """One connection: calls that wait for a stream or for the server's window, and calls in flight."""
 
     def __init__(self, target: str, log: ResponseLog) -> None:
@@ -172,10 +172,10 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 def _data(stream: int, message: bytes) -> Iterator[bytes]:
     """The message with its length, in frames of the size that every server accepts."""
-    whole = b"\0" + struct.pack(">I", len(message)) + message
-    for start in range(0, len(whole), _FRAME_BYTES):
-        is_last = start + _FRAME_BYTES >= len(whole)
-        yield frame(_DATA, _END_STREAM if is_last else 0, stream, whole[start : start + _FRAME_BYTES])
+    data = b"\0" + struct.pack(">I", len(message)) + message
+    for start in range(0, len(data), _FRAME_BYTES):
+        is_last = start + _FRAME_BYTES >= len(data)
+        yield frame(_DATA, _END_STREAM if is_last else 0, stream, data[start : start + _FRAME_BYTES])
 
 
 def _headers(path: str, authority: str) -> bytes:

@@ -53,7 +53,7 @@ class FloorSettings(BaseSettings):
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
     variant: str | None = Field(None, description="encoder, e.g. bert3-int8; the bundle's default if not given")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the models run (cuda: never run on a GPU yet)")
-    workload: Name = Field("words", description="workload; see benchmarks/workload.py")
+    workload: Name = Field("words", description="requests to send: see benchmarks/workload.py")
     texts: int = Field(1_000, ge=1, description="number of requests")
     batch: list[int] = Field(list(BATCHES), description="batch sizes of the encoder to try")
     seed: int = Field(7, description="random seed; the load generator sends the same requests with the same seed")
@@ -107,8 +107,8 @@ def run(settings: FloorSettings) -> int:
     text = formatting.table(["batch", "us per text", "texts/s"], rows)
     line = f"{floor.tokens:.1f} tokens a request, tokenising alone {floor.tokenise_us:.0f} us a text"
     parts = f"encode {floor.encode_us:.0f} (batch {floor.best_batch}), rank {floor.rank_us:.0f}"
-    best = f"floor {floor.floor_us:.0f} us a request: {parts}, search {floor.search_us:.0f}"
-    formatting.print_result(f"{text}\n{line}; {best}", asdict(floor))
+    steps = f"floor {floor.floor_us:.0f} us a request: {parts}, search {floor.search_us:.0f}"
+    formatting.print_result(f"{text}\n{line}; {steps}", asdict(floor))
     return 0
 
 
@@ -116,32 +116,32 @@ class FloorMeter:
     """The models of a bundle, loaded once, measured in this process on the cores it may use."""
 
     def __init__(self, bundle: Path, variant: str | None, device: str = "cpu", parts: str = ",".join(PARTS)) -> None:
-        loaded = load_bundle(bundle)
-        manifest = loaded.manifest
-        self.tokenizer = Tokenizer.load(loaded.folder / "tokenizer.json", manifest.max_tokens)
-        self.encoder = EncoderModel(open_session(loaded.encoder(device, variant), device))
-        self.ranker = RankerModel(open_session(loaded.folder / "ranker.onnx", device), manifest.dimensions)
-        self.catalogue = Catalogue.load(loaded.folder, manifest.sentence_dimensions)
-        self.scoring = load_scoring(loaded, self.catalogue, parts_off(parts))
+        opened = load_bundle(bundle)
+        manifest = opened.manifest
+        self.tokenizer = Tokenizer.load(opened.folder / "tokenizer.json", manifest.max_tokens)
+        self.encoder = EncoderModel(open_session(opened.encoder(device, variant), device))
+        self.ranker = RankerModel(open_session(opened.folder / "ranker.onnx", device), manifest.dimensions)
+        self.catalogue = Catalogue.load(opened.folder, manifest.sentence_dimensions)
+        self.scoring = load_scoring(opened, self.catalogue, parts_off(parts))
         self._max_history = manifest.max_history
         self._clock = time.process_time if device == "cpu" else time.perf_counter
 
     def measure(self, requests: Requests, batches: Sequence[int] = BATCHES, seconds: float = _SECONDS) -> Floor:
         """The floor of these requests; no further pass starts after `seconds`."""
-        texts, users, known = self._work(requests)
+        texts, users, inputs = self._work(requests)
         number = len(users) or len(texts)
         self._warm_up(texts, users, max(batches))
         groups = [self._time_texts(half, batches, seconds / 4) for half in self._halves(texts)]
         per_text = 1e6 / max(1, len(texts))
         by_batch = {size: per_text * sum(group.tokenise + group.by_batch[size] for group in groups) for size in batches}
-        best = min(by_batch, key=by_batch.__getitem__)
+        best_batch = min(by_batch, key=by_batch.__getitem__)
         ordered = sorted(users, key=lambda user: len(user.kinds))
         rank = self._least({size: partial(_run, self.ranker, ordered, size) for size in BATCHES}, seconds / 4)
-        search = self._least({size: partial(self._search, known, size) for size in BATCHES}, seconds / 4)
+        search = self._least({size: partial(self._search, inputs, size) for size in BATCHES}, seconds / 4)
         encode = sum(group.least for group in groups)
         shares = (1e6 * encode / number, 1e6 * rank / number, 1e6 * search / number)
         tokens, tokenise = sum(group.tokens for group in groups), sum(group.tokenise for group in groups)
-        return Floor(tokens / number, per_text * tokenise, by_batch, best, *shares, sum(shares), growing(groups))
+        return Floor(tokens / number, per_text * tokenise, by_batch, best_batch, *shares, sum(shares), growing(groups))
 
     def _halves(self, texts: Sequence[str]) -> list[list[str]]:
         """The shorter and the longer half of the texts, each sorted by tokens."""
@@ -173,9 +173,9 @@ class FloorMeter:
         for request in entries:
             length = min(len(request.history), self._max_history) + bool(request.query)
             users.append(UserSequence([zeros] * max(1, length), [EventKind.ITEM] * max(1, length)))
-        return texts, users, [self._known(request) for request in entries]
+        return texts, users, [self._scoring_input(request) for request in entries]
 
-    def _known(self, request: RecommendRequest) -> ScoringInput:
+    def _scoring_input(self, request: RecommendRequest) -> ScoringInput:
         """Input of the score's parts for a request."""
         events = request.history[-self._max_history :]
         positions = [self.catalogue.position(event.item_id) for event in events if event.item_id]
@@ -184,11 +184,11 @@ class FloorMeter:
         items = np.array([position for position in positions if position is not None], dtype=np.int64)
         return ScoringInput(len(events), items, sentences, request.query, query)
 
-    def _search(self, known: Sequence[ScoringInput], size: int) -> None:
+    def _search(self, inputs: Sequence[ScoringInput], size: int) -> None:
         """Score and search for `size` users at a time, as the server does for a batch."""
         user = np.ones(self.catalogue.dimensions, dtype=np.float32)
-        for start in range(0, len(known), size):
-            terms = self.scoring.terms(known[start : start + size])
+        for start in range(0, len(inputs), size):
+            terms = self.scoring.terms(inputs[start : start + size])
             allowed = [self.catalogue.resolve_filter(Filter(), ()) for _ in terms]
             users, boosts = [term.at(user) for term in terms], [term.boosts for term in terms]
             self.catalogue.search_many(users, allowed, [TOP_K] * len(terms), boosts)

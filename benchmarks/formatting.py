@@ -5,13 +5,35 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from swiftrec.benchmarks.environment import fingerprint, load_warning
+from swiftrec.promise import Promise, missed
 
 _WHOLE_FROM = 50  # larger figures are printed without decimals
+_EMPTY = {"", "-"}
+
+
+class Table(NamedTuple):
+    """Names of the columns, and rows of cells; the first column names the row."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+
+    def without(self, *names: str) -> Self:
+        """The same without these columns, and without those in which no row has a figure."""
+        kept = [
+            n
+            for n, name in enumerate(self.head)
+            if name not in names and any(row[n] not in _EMPTY for row in self.rows)
+        ]
+        return self._replace(head=[self.head[n] for n in kept], rows=[[row[n] for n in kept] for row in self.rows])
+
+    def __str__(self) -> str:
+        return table(self.head, self.rows)
 
 
 def spread(values: Sequence[float], digits: int | None = None) -> str:
@@ -56,6 +78,17 @@ def finish(tool: str, text: str, figures: Mapping[str, Any], reason: str) -> int
     if reason:
         sys.stderr.write(f"swiftrec bench {tool}: partial: {reason}\n")
     return 1 if reason else 0
+
+
+def finish_judged(tool: str, text: str, figures: Mapping[str, Any], goals: Sequence[Promise], reason: str = "") -> int:
+    """Print the result as `finish` does, with each goal that is missed.
+
+    Returns:
+        The exit code: 1 if a goal is missed or the result is partial.
+    """
+    lines = missed(goals)
+    verdict = "\n".join(lines) or "every goal is met"
+    return finish(tool, f"{text}\n{verdict}", {**figures, "missed": lines}, reason) or int(bool(lines))
 
 
 def print_result(text: str, figures: Mapping[str, Any]) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from swiftrec.benchmarks.optional_deps import require_module
-from swiftrec.benchmarks.statistics import Rows
+from swiftrec.benchmarks.statistics import RequestRows
 
 _LOWEST_US, _HIGHEST_US, _DIGITS = 1, 3_600_000_000, 3
 
 
-def write_log(rows: Rows, path: Path, tag: str = "") -> None:
+def write_log(rows: RequestRows, path: Path, tag: str = "") -> None:
     """Write one interval with the latencies of the successful requests, in microseconds from the intended send.
 
     Raises:

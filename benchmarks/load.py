@@ -25,14 +25,16 @@ from pydantic import Field
 from pydantic_settings import CliSuppress, SettingsConfigDict
 
 from swiftrec.benchmarks import formatting
-from swiftrec.benchmarks.client import ClosedLoop, Pattern, ResponseLog, Send, arrivals, connected, open_loop
+from swiftrec.benchmarks.client import ClosedLoop, Pattern, ResponseLog, SendRequest, arrivals, connected, open_loop
 from swiftrec.benchmarks.connection import AccessSettings, check_source
 from swiftrec.benchmarks.environment import CpuMeter, CpuReading, ReadCpu, cpu_reader, read_cpu
 from swiftrec.benchmarks.hdr import write_log
-from swiftrec.benchmarks.record import Recording
+from swiftrec.benchmarks.recording import Recording
+from swiftrec.benchmarks.responses import read_responses
 from swiftrec.benchmarks.server_process import tool_command
-from swiftrec.benchmarks.statistics import UNAVAILABLE, Rows, Window, merge_windows, read_responses, window_figures
-from swiftrec.benchmarks.workload import PATHS, WORKLOADS, Method, Name, Requests, make
+from swiftrec.benchmarks.statistics import UNAVAILABLE, RequestRows
+from swiftrec.benchmarks.window import Window, merge_windows, window_figures
+from swiftrec.benchmarks.workload import PATHS, WORKLOADS, MethodName, Name, Requests, make
 
 _SAMPLE_EVERY = 8  # of single requests; of batches every response is kept
 _LEAD_S, _TOGETHER_LEAD_S = 0.05, 0.2
@@ -103,14 +105,16 @@ class LoadPlan:
 class LoadRun(NamedTuple):
     """Rows of a run, and CPU readings when idle before it, at both ends of the window, and when idle after it."""
 
-    rows: Rows
+    rows: RequestRows
     before: CpuReading
     first: CpuReading
     last: CpuReading
     after: CpuReading
 
 
-def run_load(send: Send, plan: LoadPlan, log: ResponseLog, read_server: ReadCpu, start: float | None = None) -> LoadRun:
+def run_load(
+    send: SendRequest, plan: LoadPlan, log: ResponseLog, read_server: ReadCpu, start: float | None = None
+) -> LoadRun:
     """Send what is planned from `start` on (monotonic clock; None: at once), and measure.
 
     Raises:
@@ -140,7 +144,7 @@ def no_collections() -> Iterator[None]:
         gc.enable()
 
 
-def _closed_loop(send: Send, plan: LoadPlan, log: ResponseLog, meter: CpuMeter) -> Rows:
+def _closed_loop(send: SendRequest, plan: LoadPlan, log: ResponseLog, meter: CpuMeter) -> RequestRows:
     loop = ClosedLoop(send, log, plan.in_flight, cycle=plan.cycle)
     loop.start()
     meter.readings()
@@ -177,7 +181,7 @@ def run(settings: LoadSettings) -> int:
     return 1 if any(problems) else 0
 
 
-def server_gone(rows: Rows, target: str) -> str:
+def server_gone(rows: RequestRows, target: str) -> str:
     """A sentence if the last requests were UNAVAILABLE (a single one may be a rejection by gRPC); else empty."""
     last = rows.code[np.argsort(rows.done)][-_LAST_REQUESTS:]
     if not len(last) or (last != UNAVAILABLE).any():
@@ -204,7 +208,7 @@ def make_plan(settings: LoadSettings) -> LoadPlan:
     return LoadPlan(requests.share(part, parts), due[part::parts], settings.warmup_s, settings.seconds)
 
 
-def _method(settings: LoadSettings) -> Method:
+def _method(settings: LoadSettings) -> MethodName:
     return Recording.load(settings.recording).method if settings.recording else WORKLOADS[settings.workload].method
 
 

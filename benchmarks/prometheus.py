@@ -12,7 +12,7 @@ _TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Metrics:
+class ScrapedMetrics:
     """Samples by name and the label model, where or code, summed over all other labels."""
 
     values: dict[tuple[str, str], float]
@@ -23,7 +23,7 @@ class Metrics:
         return self.values.get((name, label), 0.0)
 
 
-def read_metrics(address: str) -> Metrics:
+def read_metrics(address: str) -> ScrapedMetrics:
     """Read the metrics at HOST:PORT.
 
     Raises:
@@ -45,10 +45,10 @@ def read_metrics(address: str) -> Metrics:
                 cumulative[edge] = cumulative.get(edge, 0.0) + sample.value
             else:
                 values[sample.name, label] += sample.value
-    return Metrics(dict(values), dict(buckets))
+    return ScrapedMetrics(dict(values), dict(buckets))
 
 
-def metrics_between(before: Metrics, after: Metrics) -> dict[str, float]:
+def metrics_between(before: ScrapedMetrics, after: ScrapedMetrics) -> dict[str, float]:
     """What happened between two readings; memory is that of the second.
 
     `batch_jobs`, `batch_tokens` and `padding` (a share) are means over the batches of the encoder. `cache_hits` is the
@@ -71,7 +71,7 @@ def metrics_between(before: Metrics, after: Metrics) -> dict[str, float]:
     }
 
 
-def batch_sizes(before: Metrics, after: Metrics) -> dict[str, float]:
+def batch_sizes(before: ScrapedMetrics, after: ScrapedMetrics) -> dict[str, float]:
     """Batches of the encoder by size: upper edge of the bucket -> number."""
     name = ("swiftrec_batch_size", "encoder")
     late, early = after.buckets.get(name, {}), before.buckets.get(name, {})

@@ -6,7 +6,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
@@ -21,6 +21,8 @@ _MAX_FOLDERS = 1_000  # of one machine within one second
 
 Number = Annotated[float, BeforeValidator(lambda value: float("nan") if value is None else value)]
 """A figure; null in JSON if it was not measured."""
+ResultRow = Mapping[str, Any]
+"""A row of a result file, as its tool wrote it."""
 
 
 class ToolResult(BaseModel):

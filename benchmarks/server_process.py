@@ -183,18 +183,18 @@ def run_load_tool(
         flags: fields of `LoadSettings`.
 
     Returns:
-        `statistics.window_figures`.
+        `window.window_figures`.
 
     Raises:
         RuntimeError: the tool or requests failed, the server ended, or the client was the bottleneck.
     """
     command = tool_command("load", target=server.address, watch=server.pid, **flags)
     with pinned(load_cores()):
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        process = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     server.check()
-    if not ended.stdout.strip() or ended.returncode not in _MEASURED:
-        raise RuntimeError(f"the load generator failed: {ended.stderr.strip().removeprefix('swiftrec bench load: ')}")
-    figures: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    if not process.stdout.strip() or process.returncode not in _MEASURED:
+        raise RuntimeError(f"the load generator failed: {process.stderr.strip().removeprefix('swiftrec bench load: ')}")
+    figures: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     _check(server, figures, may_reject=may_reject)
     if figures["bottleneck"] and not may_limit:
         raise RuntimeError(figures["bottleneck"])
@@ -213,10 +213,10 @@ def run_floor_tool(**flags: Flag) -> dict[str, Any]:
     Raises:
         RuntimeError: it failed.
     """
-    ended = subprocess.run(tool_command("floor", **flags), capture_output=True, text=True, check=False)  # noqa: S603
-    if ended.returncode:
-        raise RuntimeError(f"the floor failed: {ended.stderr.strip().removeprefix('swiftrec bench floor: ')}")
-    figures: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    process = subprocess.run(tool_command("floor", **flags), capture_output=True, text=True, check=False)  # noqa: S603
+    if process.returncode:
+        raise RuntimeError(f"the floor failed: {process.stderr.strip().removeprefix('swiftrec bench floor: ')}")
+    figures: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return figures
 
 
@@ -226,8 +226,8 @@ def _check(server: ServerProcess, figures: dict[str, Any], *, may_reject: bool) 
     address, codes = server.address, figures["codes"]
     if (lost := codes.get(str(UNAVAILABLE))) and not is_alive:
         raise RuntimeError(f"the server at {address} went away, {lost} requests failed: look at its log")
-    if others := {code: number for code, number in codes.items() if code not in allowed}:
-        names = ", ".join(f"{number} with status {code}" for code, number in others.items())
+    if failures := {code: number for code, number in codes.items() if code not in allowed}:
+        names = ", ".join(f"{number} with status {code}" for code, number in failures.items())
         total = sum(codes.values())
         raise RuntimeError(f"requests failed: {names} of {total}: look at the log of the server at {address}")
     if figures["wrong"]:

@@ -24,9 +24,10 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from swiftrec.benchmarks import formatting
-from swiftrec.benchmarks.client import ClosedLoop, OnResponse, ResponseLog, Send, connected, send_all
+from swiftrec.benchmarks.client import ClosedLoop, OnResponse, ResponseLog, SendRequest, connected, send_all
 from swiftrec.benchmarks.statistics import OK
 from swiftrec.benchmarks.workload import PATHS, Requests, make
+from swiftrec.promise import Promise
 from swiftrec.server.app import App
 from swiftrec.server.catalogue.catalogue import ITEMS
 from swiftrec.server.config import ServerSettings
@@ -76,8 +77,15 @@ class ResponseChecker:
         self.versions.add(ranked.version)
         self.mixed += not _is_own(_ranking(ranked), self.own[ranked.version % 2][request])
 
-    def checked(self, send: Send) -> Send:
-        """A `Send` that checks each response."""
+    def goals(self) -> list[Promise]:
+        """No error, and no response that mixes two versions."""
+        return [
+            Promise("responses with another status than OK", 0, [self.errors.total()], at_most=True),
+            Promise("responses that mix two versions", 0, [self.mixed], at_most=True),
+        ]
+
+    def checked(self, send: SendRequest) -> SendRequest:
+        """A `SendRequest` that checks each response."""
 
         def checked_send(request: bytes, on_response: OnResponse) -> None:
             def check(code: int, response: bytes) -> None:
@@ -105,10 +113,7 @@ def run(settings: SwapsSettings) -> int:
         "seconds": time.monotonic() - started,
     }
     rows = [[name, f"{value:.0f}" if isinstance(value, float) else str(value)] for name, value in figures.items()]
-    is_met = not checker.errors and not checker.mixed
-    verdict = "no error, no mixed response" if is_met else "missed: errors by status code, or mixed responses, above"
-    formatting.print_result(f"{formatting.table(['what', 'found'], rows)}\n{verdict}", figures)
-    return int(not is_met)
+    return formatting.finish_judged("swaps", formatting.table(["what", "found"], rows), figures, checker.goals())
 
 
 class Versions:
@@ -205,7 +210,7 @@ def _is_own(ranking: Ranking, own: Ranking) -> bool:
     return is_whole and len(ranking) == len(own) and all(a == b or abs(x - y) < _TIE for (a, x), (b, y) in pairs)
 
 
-def _own(send: Send, requests: Requests) -> dict[bytes, Ranking]:
+def _own(send: SendRequest, requests: Requests) -> dict[bytes, Ranking]:
     """The ranking of each request, sent alone."""
     log = ResponseLog(requests)
     send_all(send, log)

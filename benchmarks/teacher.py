@@ -102,10 +102,10 @@ def run(settings: TeacherSettings) -> int:
     """Measure, print and write the result; 1 if a server ended before the last round."""
     check_device(settings.device)
     result = TeacherResult.begin(BundleId.of(load_bundle(settings.bundle).manifest), settings)
-    student, teacher = _commands(settings)
-    with running_server(student) as ours, running_server(teacher) as theirs:
-        cosine = _cosine(settings, ours, theirs)
-        rounds, reason = collect_until_error(_rounds(settings, ours, theirs))
+    student_command, teacher_command = _commands(settings)
+    with running_server(student_command) as student, running_server(teacher_command) as teacher:
+        cosine = _cosine(settings, student, teacher)
+        rounds, reason = collect_until_error(_rounds(settings, student, teacher))
     figures = _figures(settings, rounds, cosine)
     result.figures = formatting.finite(figures)
     result.finish(reason)
@@ -120,10 +120,10 @@ def run(settings: TeacherSettings) -> int:
     return formatting.finish("teacher", text, {"bundle": result.bundle, "teacher": result.figures}, reason)
 
 
-def _rounds(settings: TeacherSettings, ours: ServerProcess, theirs: ServerProcess) -> Iterator[Round]:
+def _rounds(settings: TeacherSettings, student: ServerProcess, teacher: ServerProcess) -> Iterator[Round]:
     """Student and teacher in turn."""
     for seed in range(settings.seed, settings.seed + settings.rounds):
-        yield _measure(settings, ours, seed), _measure(settings, theirs, seed)
+        yield _measure(settings, student, seed), _measure(settings, teacher, seed)
 
 
 def _commands(settings: TeacherSettings) -> tuple[list[str], list[str]]:
@@ -150,11 +150,11 @@ def _measure(settings: TeacherSettings, server: ServerProcess, seed: int) -> Ser
     return ServerRates(full["server_us"], capacity, 0.0, float("nan"))
 
 
-def _cosine(settings: TeacherSettings, ours: ServerProcess, theirs: ServerProcess) -> float:
+def _cosine(settings: TeacherSettings, student: ServerProcess, teacher: ServerProcess) -> float:
     """Mean cosine of both servers' vectors of the same texts: it shows that this is the student's teacher."""
     requests = make("mixed", settings.bundle, _COSINE_TEXTS, settings.seed)
     texts = [RecommendRequest.FromString(payload).query for payload in requests.payloads]
-    return float((_vectors(ours, texts) * _vectors(theirs, texts)).sum(1).mean())
+    return float((_vectors(student, texts) * _vectors(teacher, texts)).sum(1).mean())
 
 
 def _vectors(server: ServerProcess, texts: Sequence[str]) -> Any:  # noqa: ANN401 (an array, [texts, dimensions])
@@ -171,10 +171,10 @@ def _figures(settings: TeacherSettings, rounds: Sequence[Round], cosine: float) 
         "workload": settings.workload,
         "variant": settings.variant,
         "p99_bound_ms": settings.p99_bound_ms,
-        "rate_ratio": [ours.rate / theirs.rate if theirs.rate else float("nan") for ours, theirs in rounds],
-        "cpu_ratio": [theirs.server_us / ours.server_us for ours, theirs in rounds],
-        "student_per_s": [ours.rate for ours, _ in rounds],
-        "teacher_per_s": [theirs.rate for _, theirs in rounds],
+        "rate_ratio": [student.rate / teacher.rate if teacher.rate else float("nan") for student, teacher in rounds],
+        "cpu_ratio": [teacher.server_us / student.server_us for student, teacher in rounds],
+        "student_per_s": [student.rate for student, _ in rounds],
+        "teacher_per_s": [teacher.rate for _, teacher in rounds],
         "teacher_flags": settings.teacher_flags,
         "cosine": cosine,
     }
@@ -196,7 +196,7 @@ class TeacherServeSettings(ServerSettings):
     smart: bool = Field(False, description="group texts by length, as the server does with the student")
 
 
-class TorchSession:
+class TeacherSession:
     """Runs a PyTorch module instead of an ONNX session.
 
     Args:
@@ -242,8 +242,8 @@ def serve(settings: TeacherServeSettings) -> int:
 
     def open_session(path: Path, _device: str, _threads: int) -> Session:
         if path.name == "ranker.onnx":
-            return TorchSession(lambda feeds: ranker(feeds["vectors"], feeds["kinds"], feeds["mask"]))
-        return TorchSession(lambda feeds: encoder(feeds["input_ids"], feeds["attention_mask"]))
+            return TeacherSession(lambda feeds: ranker(feeds["vectors"], feeds["kinds"], feeds["mask"]))
+        return TeacherSession(lambda feeds: encoder(feeds["input_ids"], feeds["attention_mask"]))
 
     app = App(settings, open_session=open_session)
     stop = stop_on_signals(app)

@@ -23,9 +23,9 @@ from swiftrec.export.report import command as report
 from swiftrec.export.stages.order import EVALUATION, STAGES
 from swiftrec.export.stages.runner import run_all, run_one
 from swiftrec.export.threads import prepare_threads
-from swiftrec.server.config import read_settings
 from swiftrec.server.errors import ConfigError
 from swiftrec.server.flags import with_flags
+from swiftrec.server.settings_reader import read_settings
 
 
 def _measure_seeds(argv: list[str]) -> int:

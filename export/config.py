@@ -17,7 +17,7 @@ from swiftrec.export.data.order import BY_ROW, BY_TIME, Order
 from swiftrec.export.data.repeats import EXCLUDE, Repeats
 from swiftrec.export.gates import GATES, MIN_COLD_CASES, QUALITY
 from swiftrec.export.training_settings import TrainingSettings
-from swiftrec.server.config import require_utf8
+from swiftrec.server.settings_reader import require_utf8
 
 BUNDLE_FLAGS = ("name", "artifacts", "preset", "data", "protocol")  # which name a bundle
 ALL_PIECES, USED_PIECES = "all", "used"

@@ -29,6 +29,7 @@ WITHOUT_EFFECT = (
     "swiftrec.server.errors",
     "swiftrec.server.output",
     "swiftrec.server.pipeline",  # `package` checks a finished bundle with it
+    "swiftrec.server.settings_reader",
     "swiftrec.server.tuning.machine",  # the name of this machine
 )
 """Modules and packages that cannot change what a stage writes."""

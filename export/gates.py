@@ -14,7 +14,7 @@ from typing import Literal
 
 from swiftrec.export.errors import GateError
 
-Comparison = Literal["at most", "at least", "needs"]
+Relation = Literal["at most", "at least", "needs"]
 
 EVERY_TASK = "every task"
 COLD_GATE = "cold minus the frozen encoder"
@@ -39,7 +39,7 @@ class Gate:
     value: float
     threshold: float
     passed: bool
-    comparison: Comparison = "at least"
+    comparison: Relation = "at least"
     is_loss: bool = True
 
     def __str__(self) -> str:

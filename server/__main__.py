@@ -11,13 +11,14 @@ from threadpoolctl import threadpool_limits
 
 from swiftrec.server.addresses import join_address
 from swiftrec.server.app import App
-from swiftrec.server.config import ServerSettings, read_settings
+from swiftrec.server.config import ServerSettings
 from swiftrec.server.domain import Filter
 from swiftrec.server.errors import SwiftrecError
 from swiftrec.server.flags import with_flags
 from swiftrec.server.hint import SAMPLED_ITEMS, hint, program_as_typed
 from swiftrec.server.output import make_nonblocking, write_text
 from swiftrec.server.probe import ProbeSettings, end_with_parent, try_bundle
+from swiftrec.server.settings_reader import read_settings
 from swiftrec.server.signals import stop_on_signals
 from swiftrec.server.telemetry.logs import set_up_logs
 from swiftrec.server.tuning.tune import TuneSettings, tune

@@ -12,18 +12,12 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import message_factory
-from google.protobuf.message import Message
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-from tritonclient.grpc import service_pb2, service_pb2_grpc
-
 from swiftrec.server.addresses import join_address, listen_problem
 from swiftrec.server.config import ServerSettings
 from swiftrec.server.errors import BundleError, ConfigError, SwiftrecError
 from swiftrec.server.front.endpoint import Endpoint, Server, bind, open_server
 from swiftrec.server.front.front import Front
-from swiftrec.server.front.limits import Arrivals, ConcurrencyLimiter, Limiters, OpenCalls, UnsentResponses
+from swiftrec.server.front.limits import Arrivals, Limiters, OpenCalls, UnsentResponses
 from swiftrec.server.front.methods import MethodTable
 from swiftrec.server.front.middleware import MethodKinds, Middleware
 from swiftrec.server.front.outcomes import AccessLog, Outcomes
@@ -33,11 +27,11 @@ from swiftrec.server.messages import DEFAULT_BYTES, MessageLimits
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.models.registry import Registry
 from swiftrec.server.models.session import Session, open_session
-from swiftrec.server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc, recommender_pb2, recommender_pb2_grpc
 from swiftrec.server.pipeline.engine import start_threads
 from swiftrec.server.pipeline.recommender import Recommender
 from swiftrec.server.probe import probe
 from swiftrec.server.readiness import Readiness
+from swiftrec.server.services import ALL_SERVICES, CHANGES, PROBES, REQUESTS, SERVICES, register_services
 from swiftrec.server.telemetry.http import MonitoringServer
 from swiftrec.server.telemetry.metrics import BundleRecorder, Metrics
 from swiftrec.server.telemetry.traces import Traces
@@ -54,40 +48,12 @@ from swiftrec.server.worker.worker import Worker
 
 _log = logging.getLogger(__name__)
 _SPARE_THREADS = 8  # for calls that have released their slot and are about to end
-_MAX_CONTROL_CALLS = 16  # each holds a thread
-_MAX_CHANGES = 8  # loads and unloads; each holds a thread
-_MAX_PROBE_CALLS = 64
 _MIN_STOP_S = 1.0  # for a model that runs when the grace has ended
 _MAX_ARRIVING_CALLS = 1_024  # calls whose request has not arrived
 _MAX_UNSENT_RESPONSES = 64  # of maximum size, that clients have not read
 # With Python's default of 700 objects, the collector rescans calls in flight, which takes 5 % of the CPU. Finished
 # calls leave no cycles.
 _GC_THRESHOLDS = (20_000, 20, 50)
-_SERVICES = ("swiftrec.v1.RecommenderService", "swiftrec.v1.EncoderService", "inference.GRPCInferenceService")
-ALL_SERVICES = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-_CONTRACTS = (recommender_pb2.DESCRIPTOR, encoder_pb2.DESCRIPTOR, service_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
-# The request type of each method; Watch of the health service is handled as a stream.
-_REQUESTS: dict[str, type[Message]] = {
-    f"/{service.full_name}/{method.name}": message_factory.GetMessageClass(method.input_type)
-    for contract in _CONTRACTS
-    for service in contract.services_by_name.values()
-    for method in service.methods
-    if method.full_name != "grpc.health.v1.Health.Watch"
-}
-_PROBES = frozenset(
-    {
-        "/grpc.health.v1.Health/Check",
-        "/grpc.health.v1.Health/Watch",
-        "/inference.GRPCInferenceService/ServerLive",
-        "/inference.GRPCInferenceService/ServerReady",
-    }
-)
-_CHANGING = frozenset(
-    {
-        "/inference.GRPCInferenceService/RepositoryModelLoad",
-        "/inference.GRPCInferenceService/RepositoryModelUnload",
-    }
-)
 
 
 class App:
@@ -110,7 +76,7 @@ class App:
         self._traces = _open_traces(settings)
         self._credentials = server_credentials(settings)
         self._sizes = MessageLimits(settings.max_message_bytes, settings.max_response_bytes)
-        self._readiness = Readiness(_SERVICES, lambda: bool(self.registry.ready()))
+        self._readiness = Readiness(SERVICES, lambda: bool(self.registry.ready()))
         self._is_cancelling = threading.Event()
         self._stops, self._has_stopped = threading.Lock(), False
         self._collected = gc.get_threshold()
@@ -124,7 +90,7 @@ class App:
         self.repository = ModelRepository(self.registry, self._readiness.is_ready, settings.max_entries)
         self.worker = self._worker()
         self.link = WorkerThread(self.worker, self._readiness.fail, settings.hang_timeout_ms / 1e3)
-        self.limiters = self._limiters()
+        self.limiters = Limiters.of(settings.max_calls, lambda: self.link.load.wait_s)
         self._threads = ThreadPoolExecutor(self._thread_count(), thread_name_prefix="call")
         self._reader_count = self.limiters.streams.limit + _SPARE_THREADS
         self._readers = ThreadPoolExecutor(self._reader_count, thread_name_prefix="read")
@@ -132,7 +98,7 @@ class App:
         self._timers = Timers(on_death=self._readiness.fail)
         self._outcomes = Outcomes(self.metrics, AccessLog(self._traces))
         self._middleware = Middleware(
-            self._front(), _REQUESTS, MethodKinds(frozenset(self._worker_methods), _PROBES, _CHANGING)
+            self._front(), REQUESTS, MethodKinds(frozenset(self._worker_methods), PROBES, CHANGES)
         )
         self.methods = self._all_methods()
         self._server = self._grpc_server()
@@ -230,21 +196,6 @@ class App:
         self._worker_methods = methods
         return Worker(methods, queue_limits(settings), recorder=self.metrics)
 
-    def _limiters(self) -> Limiters:
-        def wait_s() -> float:
-            return self.link.load.wait_s
-
-        settings = self._settings
-        return Limiters(
-            calls=ConcurrencyLimiter(settings.max_calls, wait_s),
-            control=ConcurrencyLimiter(_MAX_CONTROL_CALLS),
-            changes=ConcurrencyLimiter(_MAX_CHANGES),
-            streams=ConcurrencyLimiter(max(1, settings.max_calls // 4)),
-            probes=ConcurrencyLimiter(_MAX_PROBE_CALLS),
-            watches=ConcurrencyLimiter(2 * _MAX_PROBE_CALLS),
-            open_watches=ConcurrencyLimiter(2 * min(_MAX_PROBE_CALLS, max(1, settings.max_calls // 8))),
-        )
-
     def _thread_count(self) -> int:
         """Size of the thread pool: streams, watches, control calls, loads and unloads hold a thread each."""
         limiters = self.limiters
@@ -288,20 +239,10 @@ class App:
 
     def _all_methods(self) -> MethodTable:
         methods = MethodTable(self._middleware.wrap)
-        server = methods.as_server()
-        recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(
-            recommender_pb2_grpc.RecommenderServiceServicer(),  # type: ignore[abstract] # the worker handles its methods
-            server,
-        )
-        encoder_pb2_grpc.add_EncoderServiceServicer_to_server(
-            encoder_pb2_grpc.EncoderServiceServicer(),  # type: ignore[abstract] # the worker handles its methods
-            server,
-        )
         inference = InferenceServicer(self.repository, self._readiness.is_ready)
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._readiness.servicer, server)
-        if self._settings.has_reflection:
-            reflection.enable_server_reflection(ALL_SERVICES, server)
+        register_services(
+            methods.as_server(), inference, self._readiness.servicer, has_reflection=self._settings.has_reflection
+        )
         return methods
 
     def _write_error(self, ticket: Ticket, error: SwiftrecError) -> Reply:

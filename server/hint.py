@@ -23,25 +23,25 @@ _SEPARATOR, _ESCAPE = "|", "\\"  # between the events of a history
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class AskRequest:
     """A request: a query, and a history in the syntax of `swiftrec ask`."""
 
     query: str = ""
     history: str = ""
 
 
-def example(items: Iterable[Item]) -> Example:
+def example(items: Iterable[Item]) -> AskRequest:
     """Make a request from the first item that has a title and an attribute, or from the best alternative.
 
     A title is used as a text event; an id is added if it has only digits.
     """
-    best = Example()
+    best = AskRequest()
     for item in items:
         title = item.title if _is_usable(item.title) and not item.title.isdecimal() else ""
         title = f"text:{title}" if title.startswith(_PREFIXES) else title
         identity = item.id if item.id.isdecimal() and item.id.isascii() else ""
         query = next((value for value in _values(item) if not value.isdecimal()), "")
-        candidate = Example(query, _SEPARATOR.join(filter(None, (title, identity))))
+        candidate = AskRequest(query, _SEPARATOR.join(filter(None, (title, identity))))
         if query and title:
             return candidate
         best = max(best, candidate, key=lambda request: (bool(request.query), bool(request.history)))

@@ -1,8 +1,9 @@
-"""Finds environment variables with our prefix that set nothing."""
+"""Environment variables with our prefix: those that set nothing, and one that holds several folders."""
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -41,3 +42,25 @@ def unread_variables(environment: Mapping[str, str], prefix: str, fields: Iterab
         is_ours = value and prefix and upper.startswith(prefix) and not upper.startswith(foreign)
         if is_ours and upper not in known and not is_service_link(name, value):
             yield name, next(iter(difflib.get_close_matches(upper, known, 1, cutoff=0.7)), "")
+
+
+def split_folders(value: str) -> list[str]:
+    """Split a variable at commas into folders; a comma is part of a name if only then the folder exists.
+
+    Raises:
+        ValueError: it is ambiguous.
+    """
+    parts, folders, start = value.split(","), list[str](), 0
+    while start < len(parts):
+        readings = {end: ",".join(parts[start:end]).strip() for end in range(start + 1, len(parts) + 1)}
+        # Path raises an error if a name is too long.
+        existing = [end for end, folder in readings.items() if os.path.exists(folder)]  # noqa: PTH110
+        if len(existing) > 1:
+            first, second = (readings[end] for end in existing[:2])
+            raise ValueError(
+                f"the variable has commas between folders, and {first} and {second} both exist: use the flag"
+            )
+        end = existing[0] if existing else start + 1
+        folders.append(readings[end])
+        start = end
+    return [folder for folder in folders if folder]

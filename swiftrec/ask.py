@@ -19,11 +19,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from swiftrec.server.addresses import MAX_PORT, join_address, parse_host
-from swiftrec.server.config import read_settings, require_utf8
 from swiftrec.server.errors import ConfigError
 from swiftrec.server.flags import with_flags
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.settings_reader import read_settings, require_utf8
 
 _ID, _TEXT = "id:", "text:"  # prefixes of an event of --history
 _TIMEOUT_S = 10.0

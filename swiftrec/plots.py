@@ -29,7 +29,7 @@ class Line(NamedTuple):
     points: Sequence[tuple[float, float]]
 
 
-class Point(NamedTuple):
+class ScatterPoint(NamedTuple):
     """A labelled point with its vertical interval; `colour` is a number of the palette, 0 to 5."""
 
     label: str
@@ -81,7 +81,7 @@ def lines(series: Sequence[Line], x: str, y: str, *, log_x: bool = False, log_y:
     return _svg(marks, up.start + 2 * _LINE_HEIGHT + 10, f"{y} by {x}: {', '.join(line.name for line in drawn)}")
 
 
-def points(series: Sequence[Point], x: str, y: str, *, log_x: bool = False) -> str:
+def points(series: Sequence[ScatterPoint], x: str, y: str, *, log_x: bool = False) -> str:
     """Labelled points, with vertical intervals where given.
 
     Args:

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from swiftrec.plots import Bar, Line, Point, bars, lines, points
+from swiftrec.plots import Bar, Line, ScatterPoint, bars, lines, points
 
 SVG = "{http://www.w3.org/2000/svg}"
 CURVE = Line("teacher", [(0.0, 4.0), (1.0, 3.0), (2.0, 2.5)])
@@ -14,7 +14,10 @@ EACH = {
     "lines": lines([CURVE, Line("a < b & c", [(0.0, 1.0), (2.0, 2.0)])], "epoch", "loss"),
     "log lines": lines([Line("ours", [(1.0, 5.0), (1000.0, 80.0)])], "requests/s", "p99, ms", log_x=True, log_y=True),
     "points": points(
-        [Point("a", 100, 0.9, 0.8, 1.0), Point("b", 10_000, 0.5, 0.4, 0.6)], "texts/s", "quality", log_x=True
+        [ScatterPoint("a", 100, 0.9, 0.8, 1.0), ScatterPoint("b", 10_000, 0.5, 0.4, 0.6)],
+        "texts/s",
+        "quality",
+        log_x=True,
     ),
     "bars": bars([Bar("ours", 900.0, 850.0, 950.0), Bar("peer", 300.0, colour=5)], "requests/s"),
 }
@@ -63,7 +66,7 @@ def test_no_chart_is_drawn_without_data() -> None:
     assert lines([Line("not finite", [(1.0, math.nan)])], "x", "y") == ""
     assert lines([Line("not above 0", [(0.0, 1.0)])], "x", "y", log_x=True) == ""
     assert points([], "x", "y") == ""
-    assert points([Point("a", 0.0, 1.0)], "x", "y", log_x=True) == ""
+    assert points([ScatterPoint("a", 0.0, 1.0)], "x", "y", log_x=True) == ""
     assert bars([], "x") == ""
 
 
@@ -72,7 +75,7 @@ def test_every_range_of_values_is_drawn(values: list[float]) -> None:
     drawn = list(enumerate(values, 1))
     for svg in (
         lines([Line("a", [(float(x), y) for x, y in drawn])], "x", "y"),
-        points([Point("a", x, y) for x, y in drawn], "x", "y", log_x=True),
+        points([ScatterPoint("a", x, y) for x, y in drawn], "x", "y", log_x=True),
     ):
         assert "nan" not in svg
         ElementTree.fromstring(svg)  # noqa: S314 (our own text)
@@ -80,7 +83,7 @@ def test_every_range_of_values_is_drawn(values: list[float]) -> None:
 
 
 def test_labels_of_close_points_do_not_cover_each_other() -> None:
-    svg = points([Point("static-int8", 60, 0.93), Point("static-fp32", 55, 0.931)], "x", "y", log_x=True)
+    svg = points([ScatterPoint("static-int8", 60, 0.93), ScatterPoint("static-fp32", 55, 0.931)], "x", "y", log_x=True)
     places = re.findall(r'<text x="([\d.]+)" y="([\d.]+)">static', svg)
     assert len(set(places)) == 2
     (x1, y1), (x2, y2) = [(float(x), float(y)) for x, y in places]

@@ -7,8 +7,8 @@ from typing import ClassVar
 import pytest
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from swiftrec.server.config import read_settings
 from swiftrec.server.errors import ConfigError
+from swiftrec.server.settings_reader import read_settings
 
 
 class Tools(BaseSettings):

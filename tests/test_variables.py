@@ -13,9 +13,10 @@ from swiftrec.export.config import ExportSettings
 from swiftrec.export.data import doctor
 from swiftrec.export.planted.command import PlantedSettings
 from swiftrec.export.seeds.settings import SeedsSettings
-from swiftrec.server.config import ServerSettings, read_settings
+from swiftrec.server.config import ServerSettings
 from swiftrec.server.errors import ConfigError
 from swiftrec.server.flags import with_flags
+from swiftrec.server.settings_reader import read_settings
 from swiftrec.server.tuning.tune import TuneSettings
 from swiftrec.server.variables import unread_variables
 

@@ -24,13 +24,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from swiftrec.benchmarks import formatting, result_files
 from swiftrec.benchmarks.bundle_id import BundleId
-from swiftrec.benchmarks.catalogue.result import CatalogueResult, tables
+from swiftrec.benchmarks.catalogue.comparison import WARMUP_USERS, CatalogueComparison, resident_mb
+from swiftrec.benchmarks.catalogue.result import CatalogueResult, text
 from swiftrec.benchmarks.catalogue.synthetic import histories, make_bundle
-from swiftrec.benchmarks.catalogue.trial import WARMUP_USERS, Trial, resident_mb
+from swiftrec.benchmarks.item_texts import bundle_texts
 from swiftrec.benchmarks.optional_deps import collect_until_error
 from swiftrec.benchmarks.result_files import RESULTS
 from swiftrec.benchmarks.server_process import tool_command
-from swiftrec.benchmarks.workload import bundle_texts
 from swiftrec.server.catalogue.catalogue import EXACT_BELOW
 from swiftrec.server.catalogue.items import ItemTable
 from swiftrec.server.models.bundle import find_bundle, load_bundle
@@ -70,12 +70,12 @@ def run(settings: CatalogueSettings) -> int:
     result.rows = [row for rows in sizes for row in rows]
     result.finish(reason)
     folder = result_files.new_folder(settings.results, result.machine)
-    text, figures = _report(result.rows)
-    return formatting.finish("catalogue", f"{text}\nwritten to {result_files.save(folder, result)}", figures, reason)
+    tables, figures = _report(result.rows)
+    return formatting.finish("catalogue", f"{tables}\nwritten to {result_files.save(folder, result)}", figures, reason)
 
 
 def _report(rows: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
-    return tables(rows), {"catalogue": rows}
+    return text(rows), {"catalogue": rows}
 
 
 def _measure_sizes(settings: CatalogueSettings) -> Iterator[list[dict[str, Any]]]:
@@ -87,10 +87,10 @@ def _measure_sizes(settings: CatalogueSettings) -> Iterator[list[dict[str, Any]]
     for items in settings.items:
         flags = settings.model_dump(mode="json", include={"bundle", "users", "repeats", "exact_below", "seed"})
         command = tool_command("catalogue", items=items, **flags)
-        ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
-        if ended.returncode:
-            raise RuntimeError(f"{items:,} items: the run ended with exit code {ended.returncode}")
-        yield json.loads(ended.stdout.splitlines()[-1])["catalogue"]
+        process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+        if process.returncode:
+            raise RuntimeError(f"{items:,} items: the run ended with exit code {process.returncode}")
+        yield json.loads(process.stdout.splitlines()[-1])["catalogue"]
 
 
 def _measure_size(settings: CatalogueSettings) -> list[dict[str, Any]]:
@@ -107,8 +107,10 @@ def _measure_size(settings: CatalogueSettings) -> list[dict[str, Any]]:
             before_mb, started = resident_mb(), time.monotonic()
             with Recommender(load_bundle(large), options) as engine:
                 load_s = time.monotonic() - started
-                trial = Trial(base, engine, user_histories, queries, settings.repeats, settings.exact_below)
-                return [asdict(row) for row in trial.rows(load_s, before_mb)]
+                comparison = CatalogueComparison(
+                    base, engine, user_histories, queries, settings.repeats, settings.exact_below
+                )
+                return [asdict(row) for row in comparison.rows(load_s, before_mb)]
 
 
 def _queries(settings: CatalogueSettings) -> list[str]:

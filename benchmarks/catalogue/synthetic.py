@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.server.arrays import Positions, Scores, Vectors
 from swiftrec.server.catalogue.catalogue import ITEMS, VECTORS
-from swiftrec.server.catalogue.sparse import Memory, SparseRows
+from swiftrec.server.catalogue.memory import Memory
+from swiftrec.server.catalogue.sparse import SparseRows
 from swiftrec.server.catalogue.words import Words
 from swiftrec.server.models.bundle import MANIFEST, RANKER, SENTENCES, Bundle, file_hash
 from swiftrec.server.parts import TABLES
@@ -28,9 +30,6 @@ _CHUNK = 65_536  # items at once
 _TASTES, _NEAR = 3, 50  # of one user, and the real items that count as near one
 _MOST_EVENTS = 32
 _HEAD, _POSTINGS = 8_192, 4_000  # items that have neighbours, and items of a word: the limits of an export
-
-Floats = NDArray[np.float32]
-Positions = NDArray[np.int64]
 
 
 def make_bundle(real: Bundle, folder: Path, items: int, seed: int) -> Positions:
@@ -58,15 +57,15 @@ def make_bundle(real: Bundle, folder: Path, items: int, seed: int) -> Positions:
     return bases
 
 
-def around(vectors: Floats, bases: Positions, random: np.random.Generator) -> Floats:
+def around(vectors: Vectors, bases: Positions, random: np.random.Generator) -> Vectors:
     """A vector near `vectors[base]` for each base, float32 [bases, dimensions]."""
     root = _NOISE * np.linalg.cholesky(np.cov(vectors.T) + 1e-9 * np.eye(vectors.shape[1])).T.astype(np.float32)
-    made = np.empty((len(bases), vectors.shape[1]), dtype=np.float32)
+    result = np.empty((len(bases), vectors.shape[1]), dtype=np.float32)
     for start in range(0, len(bases), _CHUNK):
         part = bases[start : start + _CHUNK]
         noise = random.standard_normal((len(part), vectors.shape[1]), dtype=np.float32)
-        made[start : start + _CHUNK] = vectors[part] + noise @ root
-    return made
+        result[start : start + _CHUNK] = vectors[part] + noise @ root
+    return result
 
 
 def histories(real: Bundle, bases: Positions, number: int, seed: int) -> list[list[str]]:
@@ -81,8 +80,8 @@ def histories(real: Bundle, bases: Positions, number: int, seed: int) -> list[li
     def history() -> list[str]:
         tastes = near[random.integers(len(vectors), size=_TASTES)]
         events = tastes[random.integers(_TASTES, size=(size := random.integers(1, _MOST_EVENTS + 1)))]
-        chosen = [int(base) for base in events[np.arange(size), random.integers(_NEAR, size=size)]]
-        return [str(home[random.integers(first[base], last[base])]) for base in chosen if last[base] > first[base]]
+        near_bases = [int(base) for base in events[np.arange(size), random.integers(_NEAR, size=size)]]
+        return [str(home[random.integers(first[base], last[base])]) for base in near_bases if last[base] > first[base]]
 
     return [history() for _ in range(number)]
 
@@ -93,11 +92,11 @@ def _tables(real: Bundle, folder: Path, bases: Positions, random: np.random.Gene
     origins = _Origins.of(bases, size)
     memory, words = Memory.load(real.folder, size), Words.load(real.folder, size)
     neighbours = np.flatnonzero(np.arange(len(bases)) < _HEAD)
-    made = Memory(
+    synthetic = Memory(
         _copied(memory.transitions, bases, np.arange(len(bases)), origins, random),
         _copied(memory.neighbours, bases, neighbours, origins, random),
     )
-    made.save(folder)
+    synthetic.save(folder)
     nameless = replace(words, names=words.names[:0], named=words.named[:0])  # several items have each title
     postings, often = _spread(words.postings, origins)
     replace(nameless, postings=postings, often=often).save(folder)
@@ -119,19 +118,19 @@ class _Origins:
 
 
 def _copied(
-    rows: SparseRows, bases: Positions, kept: Positions, origins: _Origins, random: np.random.Generator
+    rows: SparseRows, bases: Positions, filled: Positions, origins: _Origins, random: np.random.Generator
 ) -> SparseRows:
-    """The rows of the real items for the items `kept`, and empty rows for the others."""
+    """The rows of the real items for the items `filled`, and empty rows for the others."""
     sizes = np.zeros(len(bases), dtype=np.int64)
     positions, weights = [np.empty(0, np.int32)], [np.empty(0, np.float32)]
-    for start in range(0, len(kept), _CHUNK):
-        part = kept[start : start + _CHUNK]
+    for start in range(0, len(filled), _CHUNK):
+        part = filled[start : start + _CHUNK]
         columns, values, row_sizes = rows.gather(bases[part])
         is_made = origins.last[columns] > origins.first[columns]  # a small catalogue has no item made from some
         row = np.repeat(np.arange(len(part)), row_sizes)[is_made]
         columns, sizes[part] = columns[is_made], np.bincount(row, minlength=len(part))
-        chosen = origins.first[columns] + random.integers(origins.last[columns] - origins.first[columns])
-        items = origins.order[chosen]
+        places = origins.first[columns] + random.integers(origins.last[columns] - origins.first[columns])
+        items = origins.order[places]
         order = np.lexsort((items, row))
         positions.append(items[order].astype(np.int32))
         weights.append(values[is_made][order])
@@ -142,7 +141,7 @@ def _copied(
 def _spread(postings: SparseRows, origins: _Origins) -> tuple[SparseRows, NDArray[np.int32]]:
     """For each word the items made from those that have it (the heaviest if there are many), and their number."""
     often = np.zeros(len(postings), dtype=np.int32)
-    rows: list[tuple[Positions, Floats]] = []
+    rows: list[tuple[Positions, Scores]] = []
     for row in range(len(postings)):
         bases, weights, _ = postings.gather(np.array([row]))
         order = np.argsort(-weights, kind="stable")
@@ -158,9 +157,9 @@ def _spread(postings: SparseRows, origins: _Origins) -> tuple[SparseRows, NDArra
 
 
 def _lines(rows: Sequence[dict[str, Any]], bases: Positions, keeps: NDArray[np.bool_]) -> Iterator[bytes]:
-    for number, (base, kept) in enumerate(zip(bases.tolist(), keeps.tolist(), strict=True)):
+    for number, (base, flags) in enumerate(zip(bases.tolist(), keeps.tolist(), strict=True)):
         row = rows[base]
-        values = [str(share) for share, is_kept in zip(SHARES, kept, strict=True) if is_kept]
+        values = [str(share) for share, has_value in zip(SHARES, flags, strict=True) if has_value]
         more = {"id": str(number), "attributes": row["attributes"] | ({KEEP: values} if values else {})}
         yield json.dumps(row | more, ensure_ascii=False).encode() + b"\n"
 
@@ -169,6 +168,6 @@ def _rows(real: Bundle) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (real.folder / ITEMS).read_bytes().split(b"\n") if line]
 
 
-def _array(real: Bundle, name: str) -> Floats:
-    vectors: Floats = np.load(real.folder / name, allow_pickle=False)
+def _array(real: Bundle, name: str) -> Vectors:
+    vectors: Vectors = np.load(real.folder / name, allow_pickle=False)
     return vectors

@@ -58,23 +58,23 @@ def run(settings: ContentionSettings) -> int:
     cells, figures = [], {}
     measured = {(way, work): measure(settings, way, work) for way in WAITING for work in WORK}
     for (way, work), pairs in measured.items():
-        wall = [beside.wall / alone.wall for alone, beside in pairs]
-        cpu = [beside.cpu / alone.cpu for alone, beside in pairs]
-        quiet = [alone.wall for alone, _ in pairs]
-        cells.append([f"{work}, {way}", formatting.spread(quiet), formatting.spread(wall), formatting.spread(cpu)])
-        figures[f"{work}, {way}"] = {"quiet_s": quiet, "wall_ratio": wall, "cpu_ratio": cpu}
-    head = ["work, waiting", "alone, s", "beside a busy loop, times", "CPU, times"]
+        wall = [busy.wall / quiet.wall for quiet, busy in pairs]
+        cpu = [busy.cpu / quiet.cpu for quiet, busy in pairs]
+        quiet_s = [quiet.wall for quiet, _ in pairs]
+        cells.append([f"{work}, {way}", formatting.spread(quiet_s), formatting.spread(wall), formatting.spread(cpu)])
+        figures[f"{work}, {way}"] = {"quiet_s": quiet_s, "wall_ratio": wall, "cpu_ratio": cpu}
+    head = ["work, waiting", "alone, s", "with a busy loop, times", "CPU, times"]
     formatting.print_result(formatting.table(head, cells), {"contention": figures})
     return 0
 
 
 def measure(settings: ContentionSettings, way: str, work: str) -> list[tuple[Spent, Spent]]:
-    """Alone and beside one busy loop, once a round."""
+    """The work alone and while another process is busy, once a round."""
     pairs = []
     for _ in range(settings.rounds):
-        alone = spend(settings, way, work)
+        quiet = spend(settings, way, work)
         with busy_loops(1):
-            pairs.append((alone, spend(settings, way, work)))
+            pairs.append((quiet, spend(settings, way, work)))
     return pairs
 
 
@@ -140,10 +140,10 @@ def _head_task(steps: int) -> Iterator[None]:
     items = torch.nn.Parameter(torch.randn(_HEAD_ITEMS, _HEAD_WIDTH) / _HEAD_WIDTH)
     optimiser = torch.optim.AdamW([*layer.parameters(), items])
     for n in range(steps + 1):
-        drawn = torch.randint(0, _HEAD_ITEMS, (_HEAD_BATCH, _HEAD_EVENTS))
-        scores = layer(items[drawn]) @ items.T
+        positions = torch.randint(0, _HEAD_ITEMS, (_HEAD_BATCH, _HEAD_EVENTS))
+        scores = layer(items[positions]) @ items.T
         optimiser.zero_grad()
-        torch.nn.functional.cross_entropy(scores.flatten(0, 1), drawn.flatten()).backward()  # type: ignore[no-untyped-call]
+        torch.nn.functional.cross_entropy(scores.flatten(0, 1), positions.flatten()).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         if n == 0:
             yield

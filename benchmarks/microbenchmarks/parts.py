@@ -15,7 +15,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from swiftrec.benchmarks import formatting
-from swiftrec.benchmarks.workload import bundle_texts
+from swiftrec.benchmarks.item_texts import bundle_texts
 from swiftrec.server.domain import ItemEvent, Request
 from swiftrec.server.models.bundle import load_bundle
 from swiftrec.server.parts import PARTS
@@ -36,7 +36,7 @@ class PartsSettings(BaseSettings):
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
     requests: int = Field(300, ge=1, description="number of requests of each kind per round")
-    repeats: int = Field(7, ge=1, description="rounds")
+    repeats: int = Field(7, ge=1, description="number of rounds")
     grpc_us: float = Field(290, ge=0, description="CPU time of gRPC per request, added to both results")
     seed: int = Field(7, description="random seed of histories and texts")
 
@@ -57,7 +57,7 @@ def run(settings: PartsSettings) -> int:
     finally:
         for engine in engines:
             engine.stop()
-    ratios = {kind: [whole / alone for whole, alone in row] for kind, row in rows.items()}
+    ratios = {kind: [all_parts / ranker for all_parts, ranker in row] for kind, row in rows.items()}
     served = {kind: [(w + settings.grpc_us) / (a + settings.grpc_us) for w, a in row] for kind, row in rows.items()}
     columns = {kind: [*zip(*rows[kind], strict=True), ratios[kind], served[kind]] for kind in REQUEST_KINDS}
     lines = [[kind, *(formatting.spread(column) for column in cells)] for kind, cells in columns.items()]

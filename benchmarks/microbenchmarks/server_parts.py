@@ -12,8 +12,8 @@ import numpy as np
 
 from swiftrec.benchmarks.environment import pinned
 from swiftrec.benchmarks.floor import TOP_K, FloorMeter
+from swiftrec.benchmarks.item_texts import Items, TokenCounter, TokenTexts
 from swiftrec.benchmarks.server_process import SERVER_CORE
-from swiftrec.benchmarks.workload import Items, TokenCounter, TokenTexts
 from swiftrec.server.batching.request_queue import QueuedRequest, RequestQueue
 from swiftrec.server.batching.scheduler import Limits
 from swiftrec.server.domain import DEFAULT_PRIORITY, Filter, Recommendation, Strategy, Timings

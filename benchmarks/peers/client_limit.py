@@ -12,7 +12,7 @@ from swiftrec.benchmarks.peers.ground_truth import GroundTruth
 from swiftrec.benchmarks.peers.install import HOME
 from swiftrec.benchmarks.peers.measure import LoadShape, closed_loop, is_answering
 from swiftrec.benchmarks.peers.process_tree import free_ports, launched
-from swiftrec.benchmarks.peers.session import Session
+from swiftrec.benchmarks.peers.session import PeerSession
 from swiftrec.benchmarks.peers.targets import Target
 from swiftrec.benchmarks.peers.transports import connected
 from swiftrec.benchmarks.server_process import SERVER_CORE, load_cores
@@ -28,10 +28,12 @@ def client_costs(texts: Sequence[str], tokens: Sequence[int], truth: GroundTruth
     Raises:
         PeerError: a bare server does not start.
     """
-    return {target.transport: _cost(target, Session(target, truth, texts, tokens), shape) for target in (_GRPC, _HTTP)}
+    return {
+        target.transport: _cost(target, PeerSession(target, truth, texts, tokens), shape) for target in (_GRPC, _HTTP)
+    }
 
 
-def _cost(target: Target, session: Session, shape: LoadShape) -> float:
+def _cost(target: Target, session: PeerSession, shape: LoadShape) -> float:
     (port,) = free_ports(1)
     bare = {
         "grpc": ["swiftrec.benchmarks", "echo", "--port", str(port)],

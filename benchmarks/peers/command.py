@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from swiftrec.benchmarks import formatting, result_files
 from swiftrec.benchmarks.bundle_id import BundleId
 from swiftrec.benchmarks.environment import check_device
+from swiftrec.benchmarks.item_texts import TokenCounter, bundle_texts
 from swiftrec.benchmarks.optional_deps import error_sentence
 from swiftrec.benchmarks.peers import tables
 from swiftrec.benchmarks.peers.ground_truth import right_rankings
@@ -23,7 +24,6 @@ from swiftrec.benchmarks.peers.rounds import PeerSetup, floor, install_all, run_
 from swiftrec.benchmarks.peers.targets import Target, select_targets, with_best, with_tries
 from swiftrec.benchmarks.result_files import RESULTS
 from swiftrec.benchmarks.selection import Selection
-from swiftrec.benchmarks.workload import TokenCounter, bundle_texts
 from swiftrec.server.models.bundle import Bundle, load_bundle
 
 

@@ -51,11 +51,11 @@ class GroundTruth:
             return False
         return bool((np.abs(scores - self.best[text]) <= _TOLERANCE * self.scale[text]).all())
 
-    def is_same(self, text: int, ids: Sequence[str], others: Sequence[str]) -> bool:
+    def is_same(self, text: int, ids: Sequence[str], other_ids: Sequence[str]) -> bool:
         """Whether two rankings are the same, except for items with equal scores."""
-        if ids == others:
+        if ids == other_ids:
             return True
-        first, second = self._scores(text, ids), self._scores(text, others)
+        first, second = self._scores(text, ids), self._scores(text, other_ids)
         if first is None or second is None or first.shape != second.shape:
             return False
         return bool((np.abs(first - second) <= _TIE * self.scale[text]).all())
@@ -74,8 +74,8 @@ def right_rankings(bundle: Bundle, encoder: Path, texts: Sequence[str]) -> Groun
     order = sorted(range(len(rows)), key=lambda n: len(rows[n]))
     users = np.zeros((len(rows), manifest.dimensions), dtype=np.float32)
     for start in range(0, len(order), _BATCH):
-        chosen = order[start : start + _BATCH]
-        vectors = [ranker_half(vector, manifest.dimensions) for vector in model.run([rows[n] for n in chosen])]
-        users[chosen] = ranker.run([UserSequence([vector], [EventKind.QUERY]) for vector in vectors])
+        batch = order[start : start + _BATCH]
+        vectors = [ranker_half(vector, manifest.dimensions) for vector in model.run([rows[n] for n in batch])]
+        users[batch] = ranker.run([UserSequence([vector], [EventKind.QUERY]) for vector in vectors])
     items = np.load(bundle.folder / VECTORS, allow_pickle=False)
     return GroundTruth.of(users @ items.T, [item.id for item in ItemTable.load(bundle.folder)])

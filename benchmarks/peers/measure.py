@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.benchmarks.client import Send, arrivals, send_all
+from swiftrec.benchmarks.client import SendRequest, arrivals, send_all
 from swiftrec.benchmarks.load import LoadPlan, no_collections, run_load
 from swiftrec.benchmarks.peers.process_tree import PeerError, ProcessTree
-from swiftrec.benchmarks.peers.session import Ranking, Session
-from swiftrec.benchmarks.statistics import SHARE_70, Rows, p99_of, slope_per_s, summarise
+from swiftrec.benchmarks.peers.session import PeerSession, TextRanking
+from swiftrec.benchmarks.statistics import SHARE_70, RequestRows, p99_of, slope_per_s, summarise
 
 _ALONE_TEXTS = 64  # texts that are sent alone and again with others
 _SLO_MS = 100.0
@@ -30,12 +30,12 @@ class LoadShape:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class RoundFigures:
     """Figures of one server in one round.
 
     `requests_per_s` counts texts with a ranking; CPU times are microseconds a text. `busy` is the share of its core
     that the server used while saturated: below 1 it waited, or other processes used the core. `mix` is as in
-    `Session.mix`; `late_ms` is the p99 of the lateness of the open loop. `latency_ms` are those of the open loop, one a
+    `PeerSession.mix`. Of the open loop: `late_ms` is the p99 of the lateness, `latency_ms` has the latency of each
     request, and `p99_ms_at_70` is their p99; None if they are too few for one.
     """
 
@@ -67,13 +67,13 @@ class Saturated:
 
     rate: float
     p50_ms: float
-    rankings: list[Ranking]
+    rankings: list[TextRanking]
     seconds: float
     server_s: float
     client_s: float
 
 
-def is_answering(send: Send, session: Session) -> bool:
+def is_answering(send: SendRequest, session: PeerSession) -> bool:
     """Whether the server answers the first request with items; waits for the response."""
     log = session.log(1)
     send_all(send, log)
@@ -83,7 +83,7 @@ def is_answering(send: Send, session: Session) -> bool:
 
 
 @no_collections()
-def measure(tree: ProcessTree, send: Send, session: Session, shape: LoadShape) -> Figures:
+def measure(tree: ProcessTree, send: SendRequest, session: PeerSession, shape: LoadShape) -> RoundFigures:
     """All figures of one round.
 
     Raises:
@@ -99,7 +99,7 @@ def measure(tree: ProcessTree, send: Send, session: Session, shape: LoadShape) -
     rows = _open_loop(tree, send, session, shape, SHARE_70 * full.rate / size)
     latency_ms = rows.latency_ms()
     tree.check()
-    return Figures(
+    return RoundFigures(
         requests_per_s=full.rate,
         server_us=1e6 * full.server_s / len(full.rankings),
         client_us=1e6 * full.client_s / len(full.rankings),
@@ -125,7 +125,9 @@ def p99_or_none(latency_ms: NDArray[np.float64]) -> float | None:
     return None if np.isnan(p99_ms) else p99_ms
 
 
-def closed_loop(tree: ProcessTree, send: Send, session: Session, shape: LoadShape, in_flight: int) -> Saturated:
+def closed_loop(
+    tree: ProcessTree, send: SendRequest, session: PeerSession, shape: LoadShape, in_flight: int
+) -> Saturated:
     """Keep requests in flight through warm-up and window.
 
     Raises:
@@ -143,11 +145,13 @@ def closed_loop(tree: ProcessTree, send: Send, session: Session, shape: LoadShap
         rankings=[ranking for ranking in rankings if ranking.ids],
         seconds=run.after.moment - run.before.moment,
         server_s=(run.after.server or 0.0) - (run.before.server or 0.0),
-        client_s=run.after.own - run.before.own,
+        client_s=run.after.client - run.before.client,
     )
 
 
-def _open_loop(tree: ProcessTree, send: Send, session: Session, shape: LoadShape, rate: float) -> Rows:
+def _open_loop(
+    tree: ProcessTree, send: SendRequest, session: PeerSession, shape: LoadShape, rate: float
+) -> RequestRows:
     """The rows intended in the window of an open loop."""
     log = session.log()
     due = arrivals(rate, shape.warmup_s + shape.seconds, shape.seed)
@@ -157,7 +161,7 @@ def _open_loop(tree: ProcessTree, send: Send, session: Session, shape: LoadShape
     return rows.within(run.first.planned, float("inf"), by="intended")
 
 
-def _different_alone(send: Send, session: Session, shape: LoadShape) -> int:
+def _different_alone(send: SendRequest, session: PeerSession, shape: LoadShape) -> int:
     """Number of texts whose ranking differs between sending them alone and with others."""
     number = max(1, _ALONE_TEXTS // session.target.texts)
     alone, together = (_rankings(send, session, number, in_flight) for in_flight in (1, shape.in_flight))
@@ -166,8 +170,8 @@ def _different_alone(send: Send, session: Session, shape: LoadShape) -> int:
     )
 
 
-def _rankings(send: Send, session: Session, number: int, in_flight: int) -> dict[int, list[str]]:
+def _rankings(send: SendRequest, session: PeerSession, number: int, in_flight: int) -> dict[int, list[str]]:
     log = session.log(number)
     send_all(send, log, in_flight)
-    rankings: Sequence[Ranking] = session.check(log)[0]
+    rankings: Sequence[TextRanking] = session.check(log)[0]
     return {ranking.text: ranking.ids for ranking in rankings}

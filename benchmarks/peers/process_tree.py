@@ -31,10 +31,10 @@ class StartError(PeerError):
 
 @dataclass(frozen=True, slots=True)
 class ProcessTree:
-    """A running server with its processes; `others` are children of this process that existed before it."""
+    """A running server with its processes; `unrelated` are children of this process that existed before it."""
 
     process: subprocess.Popen[bytes]
-    others: frozenset[int]
+    unrelated: frozenset[int]
     log: Path
     _cpu_s: dict[int, float] = field(default_factory=dict)
 
@@ -47,7 +47,7 @@ class ProcessTree:
 
     def members(self) -> set[int]:
         """Process ids of all its processes, orphans included."""
-        return descendants(os.getpid()) - self.others
+        return descendants(os.getpid()) - self.unrelated
 
     def check(self) -> None:
         """Raise PeerError if the server has ended."""
@@ -79,7 +79,7 @@ def launched(command: Sequence[str], environment: Mapping[str, str], core: int, 
     Raises:
         StartError: it cannot be started.
     """
-    others = frozenset(descendants(os.getpid()))
+    unrelated = frozenset(descendants(os.getpid()))
     with ExitStack() as stack:
         _set_subreaper(True)  # its orphans become children of this process
         stack.callback(_set_subreaper, False)
@@ -91,7 +91,7 @@ def launched(command: Sequence[str], environment: Mapping[str, str], core: int, 
                 )
         except OSError as error:
             raise StartError(f"{command[0]}: {error.strerror}") from None
-        tree = ProcessTree(process, others, log)
+        tree = ProcessTree(process, unrelated, log)
         stack.callback(_end, tree)
         yield tree
 
@@ -103,13 +103,13 @@ def descendants(pid: int) -> set[int]:
         with suppress(OSError, ValueError):
             parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             children.setdefault(parent, []).append(int(entry.name))
-    known: set[int] = set()
-    ahead = [pid]
-    while ahead:
-        new = children.get(ahead.pop(), [])
-        known.update(new)
-        ahead += new
-    return known
+    result: set[int] = set()
+    remaining = [pid]
+    while remaining:
+        pids = children.get(remaining.pop(), [])
+        result.update(pids)
+        remaining += pids
+    return result
 
 
 def free_ports(number: int) -> list[int]:

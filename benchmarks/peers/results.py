@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -11,9 +11,9 @@ from pydantic import Field
 
 from swiftrec.benchmarks import formatting
 from swiftrec.benchmarks.peers import tables
-from swiftrec.benchmarks.peers.measure import Figures, p99_or_none
+from swiftrec.benchmarks.peers.measure import RoundFigures, p99_or_none
 from swiftrec.benchmarks.peers.targets import SEPARATOR, Batching, Target
-from swiftrec.benchmarks.result_files import ToolResult
+from swiftrec.benchmarks.result_files import ResultRow, ToolResult
 
 _MAX_CLIENT_BUSY = 0.95
 _TRY_FIELDS = (
@@ -22,7 +22,6 @@ _TRY_FIELDS = (
 )  # fmt: skip
 Key = tuple[str, str, str]
 """Variant, server and mode."""
-Row = Mapping[str, Any]
 
 
 class PeersResult(ToolResult):
@@ -49,7 +48,7 @@ class PeerSettingsResult(ToolResult):
 class RoundResult:
     """Figures of one round, and the floor around it: CPU microseconds a text."""
 
-    figures: Figures
+    figures: RoundFigures
     floor_us: float
 
     @property
@@ -144,11 +143,11 @@ class PeerResults:
 
     def table(self) -> str:
         """The table, with notes that a reader needs to judge it."""
-        lines = [tables.peers(self.rows())]
+        rows = self.rows()
+        lines = [str(tables.peers(rows)), *tables.notes(rows, self.skipped)]
         lines += [
             f"the client needs {us:.0f} us a request by {how}: {1e6 / us:.0f}/s" for how, us in self.client_us.items()
         ]
-        lines += [f"{name}: not measured: {reason}" for name, reason in self.skipped.items()]
         lines += [f"{name}: {reason}" for name, reason in self.died.items()]
         return "\n".join(lines)
 
@@ -157,25 +156,25 @@ def incomplete(result: PeersResult) -> str:
     """A reason if not all servers were measured to the end."""
     if result.is_partial:
         return f"partial: {result.reason}"
-    chosen = result.settings.get("targets")
-    return f"only {', '.join(chosen)} was measured" if chosen else ""
+    targets = result.settings.get("targets")
+    return f"only {', '.join(targets)} was measured" if targets else ""
 
 
-def is_clean(row: Row) -> bool:
+def is_clean(row: ResultRow) -> bool:
     """Whether every request was answered with the right ranking."""
     return not (row["errors"] or row["wrong_answers"])
 
 
-def is_client_limited(row: Row) -> bool:
+def is_client_limited(row: ResultRow) -> bool:
     """Whether the row shows what the client can do, not the server."""
     return bool(row.get("is_client_limited"))
 
 
-def _is_limited(figures: Sequence[Figures]) -> bool:
+def _is_limited(figures: Sequence[RoundFigures]) -> bool:
     return max(f.client_busy for f in figures) > _MAX_CLIENT_BUSY
 
 
-def _peer_key(row: Row) -> Key:
+def _peer_key(row: ResultRow) -> Key:
     """Variant, server, and mode without the setting that was tried."""
     return row["variant"], row["target"], row["mode"].partition(",")[0]
 
@@ -214,12 +213,12 @@ def _round(result: RoundResult) -> dict[str, Any]:
     return {**fields, "floor_us": result.floor_us, "share_of_floor": result.share}
 
 
-def _has_tails(figures: Sequence[Figures]) -> bool:
+def _has_tails(figures: Sequence[RoundFigures]) -> bool:
     """Whether each round has responses enough for a p99."""
     return all(f.p99_ms_at_70 is not None for f in figures)
 
 
-def _pooled_p99(figures: Sequence[Figures]) -> float | None:
+def _pooled_p99(figures: Sequence[RoundFigures]) -> float | None:
     """The p99 at 70 % of all rounds together; None if they have too few responses as well."""
     return p99_or_none(np.concatenate([f.latency_ms for f in figures]))
 
@@ -235,7 +234,7 @@ def _spread(rounds: Sequence[RoundResult]) -> dict[str, list[float]]:
     return {name: [min(values), max(values)] for name, values in ranges.items()}
 
 
-def _note(figures: Sequence[Figures]) -> str:
+def _note(figures: Sequence[RoundFigures]) -> str:
     """What a reader needs to judge a row."""
     if trouble := next((f.trouble for f in figures if f.trouble), ""):
         return trouble

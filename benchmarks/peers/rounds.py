@@ -13,10 +13,10 @@ from typing import Any
 from swiftrec.benchmarks.peers.client_limit import client_costs
 from swiftrec.benchmarks.peers.ground_truth import GroundTruth
 from swiftrec.benchmarks.peers.install import HOME, InstallError, python_of
-from swiftrec.benchmarks.peers.measure import Figures, LoadShape, is_answering, measure
+from swiftrec.benchmarks.peers.measure import LoadShape, RoundFigures, is_answering, measure
 from swiftrec.benchmarks.peers.process_tree import PeerError, StartError, free_ports, launched
 from swiftrec.benchmarks.peers.results import PeerResults, RoundResult
-from swiftrec.benchmarks.peers.session import Session
+from swiftrec.benchmarks.peers.session import PeerSession
 from swiftrec.benchmarks.peers.targets import SEPARATOR, Target
 from swiftrec.benchmarks.peers.transports import connected
 from swiftrec.benchmarks.server_process import SERVER_CORE, load_cores, run_floor_tool
@@ -87,7 +87,7 @@ def _note_failure(results: PeerResults, target: Target, label: str, error: PeerE
         results.died[label] = str(error)
 
 
-def run_target(setup: PeerSetup, target: Target) -> Figures:
+def run_target(setup: PeerSetup, target: Target) -> RoundFigures:
     """One target in one round.
 
     Raises:
@@ -95,7 +95,7 @@ def run_target(setup: PeerSetup, target: Target) -> Figures:
         PeerError: it ended.
     """
     port, *spare = free_ports(1 + _SPARE_PORTS)
-    session = Session(target, setup.truth, setup.texts, setup.tokens)
+    session = PeerSession(target, setup.truth, setup.texts, setup.tokens)
     HOME.mkdir(parents=True, exist_ok=True)
     log = HOME / f"{target.name}.log"
     command = our_command(setup, port) if target.is_ours else peer_command(target)

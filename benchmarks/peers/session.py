@@ -14,13 +14,13 @@ from swiftrec.benchmarks.client import LogRow, ResponseLog
 from swiftrec.benchmarks.peers.ground_truth import GroundTruth
 from swiftrec.benchmarks.peers.targets import Target
 from swiftrec.benchmarks.peers.transports import UNKNOWN
-from swiftrec.benchmarks.statistics import OK, Rows
+from swiftrec.benchmarks.statistics import OK, RequestRows
 from swiftrec.benchmarks.workload import Requests
 
 _MAX_MESSAGE_CHARACTERS = 200  # of a server's error
 
 
-class Ranking(NamedTuple):
+class TextRanking(NamedTuple):
     """Item ids for text number `text`; empty if the server responded with an error."""
 
     text: int
@@ -28,7 +28,7 @@ class Ranking(NamedTuple):
 
 
 @dataclass(slots=True)
-class Session:
+class PeerSession:
     """Requests that a target understands, and counts of its rankings, one for each text.
 
     Attributes:
@@ -65,7 +65,7 @@ class Session:
         """A log of the first `number` requests, or of all; it keeps every response."""
         return ResponseLog(self.requests.first(number), max_kept=inf)
 
-    def check(self, log: ResponseLog) -> tuple[list[Ranking], Rows]:
+    def check(self, log: ResponseLog) -> tuple[list[TextRanking], RequestRows]:
         """Check and count the rankings in a log.
 
         Returns:
@@ -85,7 +85,7 @@ class Session:
         code = np.where((rows.code == OK) & (entries == 0), UNKNOWN, rows.code).astype(np.int32)
         return rankings, replace(rows, entries=entries, code=code)
 
-    def mix(self, rankings: Sequence[Ranking]) -> float:
+    def mix(self, rankings: Sequence[TextRanking]) -> float:
         """Mean tokens of the answered texts over those of all: below 1 more short texts were answered."""
         lengths = np.array(self.tokens, dtype=np.float64)
         return float(lengths[[ranking.text for ranking in rankings]].mean() / lengths.mean())
@@ -95,13 +95,13 @@ class Session:
         self.errors = self.wrong = self.rankings = 0
         self.trouble = ""
 
-    def _rankings(self, row: LogRow) -> list[Ranking]:
+    def _rankings(self, row: LogRow) -> list[TextRanking]:
         size = self.target.texts
         ids = self._unpack(row.response) if row.code == OK else []
         ids += [[]] * (size - len(ids))
-        return [Ranking(row.request * size + n, ids[n]) for n in range(size)]
+        return [TextRanking(row.request * size + n, ids[n]) for n in range(size)]
 
-    def _note_trouble(self, failed: Sequence[LogRow], wrong: Sequence[Ranking]) -> None:
+    def _note_trouble(self, failed: Sequence[LogRow], wrong: Sequence[TextRanking]) -> None:
         if not self.trouble and wrong:
             self.trouble = f"text {wrong[0].text} had the wrong ranking {' '.join(wrong[0].ids)}"
         if not self.trouble and failed:

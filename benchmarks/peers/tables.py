@@ -1,14 +1,15 @@
-"""The comparison with other servers as tables for the terminal."""
+"""The comparison with other servers as tables and sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from swiftrec.benchmarks import formatting
+from swiftrec.benchmarks.formatting import Table
 from swiftrec.benchmarks.peers.targets import SEPARATOR
+from swiftrec.benchmarks.result_files import ResultRow
 
 _PEERS = [
     "server", "variant", "mode", "batches", "transport", "requests/s", "of floor", "by CPU", "p50 ms alone",
@@ -17,33 +18,38 @@ _PEERS = [
 _TRIES = [
     "server", "variant", "mode", "setting", "of floor", "p50 ms alone", "p99 ms at 70 %", "errors", "wrong", "best",
 ]  # fmt: skip
-Row = Mapping[str, Any]
 
 
-def peers(rows: Sequence[Row]) -> str:
-    """A line for each server, mode and variant, and notes that a reader needs to judge them."""
-    notes = [f"{label(row)}: {row['note']}" for row in rows if row["note"]]
-    notes += [f"{name}: {note}" for name, note in few_rounds(rows).items()]
-    return "\n".join([formatting.table(_PEERS, [_peer(row) for row in rows]), *notes])
+def peers(rows: Sequence[ResultRow]) -> Table:
+    """A row for each server, mode and variant, the best of each variant first."""
+    ordered = sorted(rows, key=lambda row: (row["variant"], -row["share_of_floor"]))
+    return Table(_PEERS, [_peer(row) for row in ordered])
 
 
-def tries(rows: Sequence[Row]) -> str:
+def tries(rows: Sequence[ResultRow]) -> Table:
     """The settings of each peer that were tried, and which is its best."""
-    return formatting.table(_TRIES, [_try(row) for row in rows])
+    return Table(_TRIES, [_try(row) for row in rows])
 
 
-def few_rounds(rows: Sequence[Row]) -> dict[str, str]:
+def notes(rows: Sequence[ResultRow], skipped: Mapping[str, str]) -> Iterator[str]:
+    """What a reader needs to judge the rows, and why a server has none."""
+    yield from (f"{label(row)}: {row['note']}" for row in rows if row["note"])
+    yield from (f"{name}: {number}" for name, number in few_rounds(rows).items())
+    yield from (f"{name}: not measured: {reason}" for name, reason in skipped.items())
+
+
+def few_rounds(rows: Sequence[ResultRow]) -> dict[str, str]:
     """The number of rounds of each row that has fewer than requested."""
     numbers = ((row, len(row["rounds"]), row["rounds_requested"]) for row in rows)
     return {label(row): f"{number} of {requested} rounds" for row, number, requested in numbers if number < requested}
 
 
-def label(row: Row) -> str:
+def label(row: ResultRow) -> str:
     """Encoder, server and mode."""
     return SEPARATOR.join((row["variant"], row["target"], row["mode"]))
 
 
-def _try(row: Row) -> list[str]:
+def _try(row: ResultRow) -> list[str]:
     return [
         *(row[name] for name in ("target", "variant", "mode", "tried")),
         _range(row, "share_of_floor"),
@@ -54,7 +60,7 @@ def _try(row: Row) -> list[str]:
     ]
 
 
-def _peer(row: Row) -> list[str]:
+def _peer(row: ResultRow) -> list[str]:
     rounds = row["rounds"]
     return [
         *(row[name] for name in ("target", "variant", "mode")),
@@ -72,13 +78,13 @@ def _peer(row: Row) -> list[str]:
     ]
 
 
-def _tail(row: Row) -> str:
+def _tail(row: ResultRow) -> str:
     """The p99 of each round; if one has too few responses, that of all rounds together."""
     p99s = [r["p99_ms_at_70"] for r in row["rounds"]]
     return formatting.spread(p99s, 1) if None not in p99s else _number(row["p99_ms_at_70"]) or "too few"
 
 
-def _range(row: Row, name: str) -> str:
+def _range(row: ResultRow, name: str) -> str:
     low, high = row["spread"][name]
     return f"{row[name]:.2f} ({low:.2f}-{high:.2f})"
 

@@ -119,9 +119,9 @@ def select_targets(names: Sequence[str]) -> list[Target]:
         ValueError: there is no such server.
     """
     targets = [*_OURS, *(target for peer in _PEERS for target in _both_modes(peer))]
-    known = {target.name for target in targets}
-    if unknown := set(names) - known:
-        raise ValueError(f"--targets: no server {', '.join(sorted(unknown))}: use {', '.join(sorted(known))}")
+    all_names = {target.name for target in targets}
+    if unknown := set(names) - all_names:
+        raise ValueError(f"--targets: no server {', '.join(sorted(unknown))}: use {', '.join(sorted(all_names))}")
     return [target for target in targets if not names or target.name in names]
 
 
@@ -141,15 +141,17 @@ def with_tries(names: Sequence[str]) -> list[Target]:
     return targets
 
 
-def with_best(chosen: Sequence[Target], tries: Sequence[Mapping[str, Any]], variant: str) -> list[Target]:
+def with_best(targets: Sequence[Target], tries: Sequence[Mapping[str, Any]], variant: str) -> list[Target]:
     """The targets, each peer with the best of its `tries` for this variant, if they were measured."""
-    best = {(row["target"], row["mode"]): row["tried"] for row in tries if row["is_best"] and row["variant"] == variant}
+    best_tries = {
+        (row["target"], row["mode"]): row["tried"] for row in tries if row["is_best"] and row["variant"] == variant
+    }
 
     def batching(target: Target) -> Batching | None:
-        setting = best.get((target.name, target.mode))
+        setting = best_tries.get((target.name, target.mode))
         return next((batching for batching in target.tries if str(batching) == setting), target.batching)
 
-    return [replace(target, batching=batching(target)) for target in chosen]
+    return [replace(target, batching=batching(target)) for target in targets]
 
 
 def _both_modes(peer: Target) -> list[Target]:

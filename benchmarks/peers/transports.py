@@ -21,7 +21,7 @@ from typing import Literal
 
 import grpc
 
-from swiftrec.benchmarks.client import OnResponse, Send, unary
+from swiftrec.benchmarks.client import OnResponse, SendRequest, unary
 from swiftrec.benchmarks.environment import pinned
 from swiftrec.benchmarks.statistics import OK, UNAVAILABLE
 
@@ -32,13 +32,13 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 @contextmanager
-def connected(transport: Transport, port: int, method: str, core: int) -> Iterator[Send]:
-    """A `Send` to the server at a local port, from one core; `method` is gRPC's, an HTTP request names its path."""
+def connected(transport: Transport, port: int, method: str, core: int) -> Iterator[SendRequest]:
+    """Connect to the server at a local port, from one core; `method` is for gRPC, an HTTP request names its path."""
     with pinned(core):
         yield from _connected(transport, port, method)
 
 
-def _connected(transport: Transport, port: int, method: str) -> Iterator[Send]:
+def _connected(transport: Transport, port: int, method: str) -> Iterator[SendRequest]:
     failures = _Failures()
     try:
         if transport == "http":
@@ -67,7 +67,7 @@ class _Failures:
             on_response(UNAVAILABLE, b"")
 
 
-class _Connection:
+class _HttpConnection:
     """A keep-alive connection, its unread bytes, the request in flight, and whether it has responded before."""
 
     __slots__ = ("is_proven", "read", "socket", "waiting")
@@ -105,8 +105,8 @@ class _HttpPool:
 
     def __init__(self, port: int, failures: _Failures) -> None:
         self._port, self._failures = port, failures
-        self._idle: deque[_Connection] = deque()
-        self._open: dict[int, _Connection] = {}
+        self._idle: deque[_HttpConnection] = deque()
+        self._open: dict[int, _HttpConnection] = {}
         self._epoll = select.epoll()
         self._stop = os.eventfd(0)
         self._epoll.register(self._stop, select.EPOLLIN)
@@ -129,7 +129,7 @@ class _HttpPool:
         self._epoll.close()
         os.close(self._stop)
 
-    def _send(self, connection: _Connection, request: bytes, on_response: OnResponse) -> None:
+    def _send(self, connection: _HttpConnection, request: bytes, on_response: OnResponse) -> None:
         connection.waiting.append((request, on_response))
         try:
             connection.socket.sendall(request)
@@ -137,7 +137,7 @@ class _HttpPool:
             if waiting := connection.pop():
                 self._lost(connection, *waiting)
 
-    def _lost(self, connection: _Connection, request: bytes, on_response: OnResponse) -> None:
+    def _lost(self, connection: _HttpConnection, request: bytes, on_response: OnResponse) -> None:
         """A connection ended before the first byte of a response; one that had responded before allows a second try."""
         if connection.is_proven:
             with suppress(OSError):
@@ -145,13 +145,13 @@ class _HttpPool:
                 return
         self._failures.report(on_response)
 
-    def _take(self) -> _Connection:
+    def _take(self) -> _HttpConnection:
         with suppress(IndexError):
             return self._idle.pop()
         return self._connect()
 
-    def _connect(self) -> _Connection:
-        connection = _Connection(self._port)
+    def _connect(self) -> _HttpConnection:
+        connection = _HttpConnection(self._port)
         self._open[connection.socket.fileno()] = connection
         self._epoll.register(connection.socket, select.EPOLLIN)
         return connection
@@ -163,7 +163,7 @@ class _HttpPool:
                     return
                 self._receive(self._open[number])
 
-    def _receive(self, connection: _Connection) -> None:
+    def _receive(self, connection: _HttpConnection) -> None:
         try:
             data = connection.socket.recv(_READ)
         except OSError:
@@ -178,7 +178,7 @@ class _HttpPool:
             if waiting:
                 waiting[1](*outcome)
 
-    def _ended(self, connection: _Connection) -> None:
+    def _ended(self, connection: _HttpConnection) -> None:
         """The server has closed it."""
         self._forget(connection)
         if not (waiting := connection.pop()):
@@ -188,7 +188,7 @@ class _HttpPool:
         else:
             self._lost(connection, *waiting)
 
-    def _forget(self, connection: _Connection) -> None:
+    def _forget(self, connection: _HttpConnection) -> None:
         self._epoll.unregister(connection.socket)
         del self._open[connection.socket.fileno()]
         with suppress(ValueError):

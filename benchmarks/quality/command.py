@@ -24,7 +24,7 @@ from swiftrec.benchmarks.quality.tuning import in_words
 from swiftrec.benchmarks.result_files import RESULTS, ToolResult
 
 if TYPE_CHECKING:
-    from swiftrec.benchmarks.quality.evaluation import Evaluation
+    from swiftrec.benchmarks.quality.evaluation import BundleEvaluation
 
 RowName = Literal["sasrec", "als", "item-item"]
 ENVIRONMENTS: dict[RowName, str] = {"sasrec": "rectools", "als": "implicit", "item-item": "implicit"}
@@ -105,7 +105,7 @@ def run(settings: QualitySettings) -> int:
 
 
 def _measured(
-    settings: QualitySettings, evaluation: Evaluation, result: QualityResult, names: Sequence[RowName]
+    settings: QualitySettings, evaluation: BundleEvaluation, result: QualityResult, names: Sequence[RowName]
 ) -> Iterator[None]:
     """Measure row by row into `result`, until an interrupt."""
     seeds = range(settings.seed, settings.seed + settings.seeds)
@@ -150,7 +150,7 @@ def measure(name: RowName, folder: Path, seeds: Sequence[int]) -> LibraryLists:
         ) from None
 
 
-def _load(bundle: Path) -> Evaluation:
+def _load(bundle: Path) -> BundleEvaluation:
     try:
         from swiftrec.benchmarks.quality.evaluation import load_evaluation  # needs the extra export
     except ImportError as error:
@@ -178,9 +178,9 @@ def _run(command: Sequence[str]) -> tuple[int, str]:
     return process.returncode, "".join(last)
 
 
-def _text(evaluation: Evaluation, result: QualityResult) -> str:
+def _text(evaluation: BundleEvaluation, result: QualityResult) -> str:
     problem = evaluation.problem
-    facts = f"{evaluation.bundle}, {evaluation.protocol}: {len(problem.test)} test cases, {problem.items} items"
-    chosen = [f"{row.subject}, chosen on validation: {in_words(row.chosen)}" for row in result.rows if row.chosen]
+    headline = f"{evaluation.bundle}, {evaluation.protocol}: {len(problem.test)} test cases, {problem.items} items"
+    settings = [f"{row.subject}, chosen on validation: {in_words(row.chosen)}" for row in result.rows if row.chosen]
     skipped = [f"not measured: {name}: {reason}" for name, reason in result.skipped.items()]
-    return "\n".join([facts, table(result.rows, evaluation.default), *chosen, *skipped])
+    return "\n".join([headline, table(result.rows, evaluation.default), *settings, *skipped])

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.benchmarks.bundle_id import BundleId
-from swiftrec.benchmarks.quality.exchange import Positions, Problem
+from swiftrec.benchmarks.quality.exchange import LibraryProblem
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.repeats import EXCLUDE, counted
@@ -24,6 +24,7 @@ from swiftrec.export.evaluate.tasks import sample_cases
 from swiftrec.export.job import Job
 from swiftrec.export.schema.variant import Variant
 from swiftrec.export.train.pretrained import split_of
+from swiftrec.server.arrays import Positions
 from swiftrec.server.models.bundle import Bundle, load_bundle
 
 TASK = "ids"
@@ -34,7 +35,7 @@ _UNREADABLE = (OSError, ValueError, KeyError, BadZipFile)
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class BundleEvaluation:
     """The test of task *ids*: `targets` (int64 [cases]) and `ranks`, those of our own recommenders by name.
 
     `ranks` (int32 [cases], 0 is best) has the baselines, the teacher and the `default` variant. `seed` is that of the
@@ -45,12 +46,12 @@ class Evaluation:
     protocol: str
     seed: int
     default: str
-    problem: Problem
+    problem: LibraryProblem
     targets: Positions
     ranks: Mapping[str, NDArray[np.int32]]
 
 
-def load_evaluation(path: Path) -> Evaluation:
+def load_evaluation(path: Path) -> BundleEvaluation:
     """The evaluation of the bundle at `path` (a bundle, or a folder of versions).
 
     Raises:
@@ -75,15 +76,15 @@ def load_evaluation(path: Path) -> Evaluation:
     cases = sample_cases(parts.warm, items, settings.seed)
     if not (np.array_equal(cases.users, recorded.users) and np.array_equal(cases.targets, recorded.targets)):
         raise RuntimeError(f"{stages / 'verify' / RANKS} is of other cases than the data in {stages}: {_again(bundle)}")
-    others = {Variant.model_validate(record).name for record in quality["variants"]} - {default}
-    return Evaluation(
+    other_variants = {Variant.model_validate(record).name for record in quality["variants"]} - {default}
+    return BundleEvaluation(
         bundle=BundleId.of(bundle.manifest),
         protocol=settings.protocol,
         seed=settings.seed,
         default=default,
-        problem=Problem(items, cases.repeats == EXCLUDE, parts.train, parts.valid, cases.histories),
+        problem=LibraryProblem(items, cases.repeats == EXCLUDE, parts.train, parts.valid, cases.histories),
         targets=cases.targets,
-        ranks={name: row[TASK] for name, row in recorded.ranks.items() if TASK in row and name not in others},
+        ranks={name: row[TASK] for name, row in recorded.ranks.items() if TASK in row and name not in other_variants},
     )
 
 

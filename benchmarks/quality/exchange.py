@@ -15,19 +15,21 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.export.arrays import Histories
+from swiftrec.server.arrays import Positions
+
 LIST_LENGTH = 100
 NO_ITEM = -1  # fills a list if fewer items can be recommended
 TOP = 10
 _PROBLEM = "problem.npz"
 
-Positions = NDArray[np.int64]
-Histories = list[Positions]
-Lists = NDArray[np.int32]
+
+ItemLists = NDArray[np.int32]
 """Recommended items (positions in the catalogue), best first [cases, LIST_LENGTH]; filled up with NO_ITEM."""
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class LibraryProblem:
     """What a recommender may see: `train[u]` oldest first, `valid[u]` the item after it, and the test's histories.
 
     Training histories behind the first `len(valid)` have no validation item. `items` is the size of the catalogue;
@@ -43,8 +45,8 @@ class Problem:
     @property
     def known(self) -> Histories:
         """Everything before the test: what the final model is fitted on."""
-        whole = [np.append(history, item) for history, item in zip(self.validation, self.valid, strict=True)]
-        return [*whole, *self.train[len(self.valid) :]]
+        histories = [np.append(history, item) for history, item in zip(self.validation, self.valid, strict=True)]
+        return [*histories, *self.train[len(self.valid) :]]
 
     @property
     def validation(self) -> Histories:
@@ -78,7 +80,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class HyperparameterTrial:
     """Hyper-parameters and their NDCG@10 on validation."""
 
     parameters: Mapping[str, Any]
@@ -96,16 +98,16 @@ class LibraryLists:
     row: str
     library: str
     chosen: Mapping[str, Any]
-    trials: Sequence[Trial]
+    trials: Sequence[HyperparameterTrial]
     seeds: Sequence[int]
     tune_cpu_s: float
     fit_cpu_s: Sequence[float]
-    lists: Sequence[Lists]
+    lists: Sequence[ItemLists]
 
     def save(self, folder: Path) -> None:
         """Write `<row>.npz` and then `<row>.json`."""
         np.savez_compressed(folder / f"{self.row}.npz", lists=np.stack(self.lists).astype(np.int32))
-        facts = {
+        fields = {
             "library": self.library,
             "chosen": dict(self.chosen),
             "trials": [{"parameters": dict(trial.parameters), "ndcg": trial.ndcg} for trial in self.trials],
@@ -113,7 +115,7 @@ class LibraryLists:
             "tune_cpu_s": self.tune_cpu_s,
             "fit_cpu_s": list(self.fit_cpu_s),
         }
-        (folder / f"{self.row}.json").write_text(json.dumps(facts, indent=1))
+        (folder / f"{self.row}.json").write_text(json.dumps(fields, indent=1))
 
     @classmethod
     def load(cls, folder: Path, row: str) -> Self:
@@ -122,24 +124,24 @@ class LibraryLists:
         Raises:
             OSError, ValueError, KeyError, TypeError: the files are missing or were not written by `save`.
         """
-        facts = json.loads((folder / f"{row}.json").read_text())
-        trials = [Trial(**trial) for trial in facts.pop("trials")]
+        fields = json.loads((folder / f"{row}.json").read_text())
+        trials = [HyperparameterTrial(**trial) for trial in fields.pop("trials")]
         with np.load(folder / f"{row}.npz", allow_pickle=False) as arrays:
-            return cls(row=row, trials=trials, lists=list(arrays["lists"]), **facts)
+            return cls(row=row, trials=trials, lists=list(arrays["lists"]), **fields)
 
 
-def ndcg(lists: Lists, targets: Positions) -> float:
+def ndcg(lists: ItemLists, targets: Positions) -> float:
     """Mean NDCG@10 of one target per case: what the scripts choose by on validation."""
     is_hit = lists[:, :TOP] == targets[:, None]
     return float((is_hit / np.log2(np.arange(is_hit.shape[1]) + 2.0)).sum(1).mean())
 
 
-def without_masked(lists: NDArray[np.integer[Any]], masked: Sequence[Positions]) -> Lists:
-    """Lists as `Lists`, without `masked[c]`: libraries fill up short lists with items that they were to leave out."""
+def without_masked(lists: NDArray[np.integer[Any]], masked: Sequence[Positions]) -> ItemLists:
+    """Lists as `ItemLists`, without `masked[c]`: libraries fill up short lists with items that they should omit."""
     cleaned = np.full((len(lists), LIST_LENGTH), NO_ITEM, dtype=np.int32)
     for row, items, hidden in zip(cleaned, lists, masked, strict=True):
-        kept = items[(items >= 0) & ~np.isin(items, hidden)][:LIST_LENGTH]
-        row[: len(kept)] = kept
+        valid = items[(items >= 0) & ~np.isin(items, hidden)][:LIST_LENGTH]
+        row[: len(valid)] = valid
     return cleaned
 
 

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.benchmarks import formatting
-from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, LibraryLists, Lists, Problem
-from swiftrec.export.arrays import Floats
-from swiftrec.export.evaluate.metrics import TOP, RankedCases, figure
+from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, ItemLists, LibraryLists, LibraryProblem
+from swiftrec.export.evaluate.metrics import TOP, RankedCases, mean_interval
 from swiftrec.export.evaluate.ranks import NOT_FOUND
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
+from swiftrec.server.arrays import Floats
 
 if TYPE_CHECKING:
-    from swiftrec.benchmarks.quality.evaluation import Evaluation
+    from swiftrec.benchmarks.quality.evaluation import BundleEvaluation
 
 Ranks = NDArray[np.int64]
 
@@ -32,9 +32,9 @@ class QualityRow:
 
     subject: str
     library: str
-    ndcg: Figure
-    recall: Figure
-    difference: Figure | None
+    ndcg: MeanInterval
+    recall: MeanInterval
+    difference: MeanInterval | None
     seeds: Sequence[int] = ()
     seed_ndcg: Sequence[float] = ()
     tune_cpu_s: float | None = None
@@ -43,7 +43,7 @@ class QualityRow:
     trials: Sequence[Mapping[str, Any]] = ()
 
 
-def own_rows(evaluation: Evaluation) -> list[QualityRow]:
+def own_rows(evaluation: BundleEvaluation) -> list[QualityRow]:
     """The baselines, the teacher and the default variant, as the export ranked them."""
     rows = []
     for name, ranks in evaluation.ranks.items():
@@ -52,7 +52,7 @@ def own_rows(evaluation: Evaluation) -> list[QualityRow]:
     return rows
 
 
-def row_of(library: LibraryLists, evaluation: Evaluation) -> QualityRow:
+def row_of(library: LibraryLists, evaluation: BundleEvaluation) -> QualityRow:
     """The row of another library's lists.
 
     Raises:
@@ -73,7 +73,7 @@ def row_of(library: LibraryLists, evaluation: Evaluation) -> QualityRow:
     )
 
 
-def ranks_of(lists: Lists, targets: NDArray[np.int64]) -> Ranks:
+def ranks_of(lists: ItemLists, targets: NDArray[np.int64]) -> Ranks:
     """Each target's place in its list, 0 is best; NOT_FOUND if it is not in it."""
     is_target = lists == targets[:, None]
     ranks: Ranks = np.where(is_target.any(1), is_target.argmax(1), NOT_FOUND)
@@ -94,18 +94,18 @@ def _cells(row: QualityRow) -> list[str]:
     return [row.subject, row.library, str(row.ndcg), str(row.recall), difference, by_seed, seconds]
 
 
-def _signed(difference: Figure) -> str:
+def _signed(difference: MeanInterval) -> str:
     return f"{difference.mean:+.4f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
-def _row(subject: str, library: str, ndcg: Floats, recall: Floats, evaluation: Evaluation) -> QualityRow:
-    own = _ranked(evaluation.ranks[evaluation.default].astype(np.int64)).ndcg
+def _row(subject: str, library: str, ndcg: Floats, recall: Floats, evaluation: BundleEvaluation) -> QualityRow:
+    default_ndcg = _ranked(evaluation.ranks[evaluation.default].astype(np.int64)).ndcg
     return QualityRow(
         subject=subject,
         library=library,
-        ndcg=figure(ndcg, evaluation.seed),
-        recall=figure(recall, evaluation.seed),
-        difference=None if subject == evaluation.default else figure(ndcg - own, evaluation.seed),
+        ndcg=mean_interval(ndcg, evaluation.seed),
+        recall=mean_interval(recall, evaluation.seed),
+        difference=None if subject == evaluation.default else mean_interval(ndcg - default_ndcg, evaluation.seed),
     )
 
 
@@ -114,16 +114,16 @@ def _ranked(ranks: Ranks) -> RankedCases:
     return RankedCases(ranks, np.full((len(ranks), TOP), NO_ITEM, dtype=np.int64))
 
 
-def _require_valid(row: str, lists: Lists, problem: Problem) -> None:
+def _require_valid(row: str, lists: ItemLists, problem: LibraryProblem) -> None:
     """Lists are held to the rules of the test: a library that recommends masked items would get wrong figures."""
     expected = (len(problem.test), LIST_LENGTH)
     if lists.shape != expected:
         raise RuntimeError(f"{row}: its lists are {lists.shape}, not {expected} (cases, items): fix its script")
     for case, (items, history) in enumerate(zip(lists, problem.test, strict=True)):
-        shown = items[items != NO_ITEM]
-        if len(shown) and (shown.min() < 0 or shown.max() >= problem.items):
+        recommended = items[items != NO_ITEM]
+        if len(recommended) and (recommended.min() < 0 or recommended.max() >= problem.items):
             raise RuntimeError(f"{row}: the list of case {case} has an item outside the catalogue: fix its script")
-        if len(np.unique(shown)) != len(shown):
+        if len(np.unique(recommended)) != len(recommended):
             raise RuntimeError(f"{row}: the list of case {case} has an item twice: fix its script")
-        if problem.masks_history and np.isin(shown, history).any():
+        if problem.masks_history and np.isin(recommended, history).any():
             raise RuntimeError(f"{row}: the list of case {case} has an item of its history: fix its script")

@@ -14,8 +14,16 @@ from implicit.als import AlternatingLeastSquares
 from implicit.nearest_neighbours import BM25Recommender, CosineRecommender, TFIDFRecommender
 from scipy.sparse import csr_matrix
 
-from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, Histories, Lists, Problem, Trial, ndcg, without_masked
-from swiftrec.benchmarks.quality.tuning import Parameters, Recommender, main
+from swiftrec.benchmarks.quality.exchange import (
+    LIST_LENGTH,
+    HyperparameterTrial,
+    ItemLists,
+    LibraryProblem,
+    ndcg,
+    without_masked,
+)
+from swiftrec.benchmarks.quality.tuning import Hyperparameters, LibraryRecommender, main
+from swiftrec.export.arrays import Histories
 
 _ALS_GRID: dict[str, tuple[Any, ...]] = {
     "factors": (32, 64, 128),
@@ -26,30 +34,34 @@ _ITEM_ITEM_GRID: dict[str, tuple[Any, ...]] = {"similarity": ("cosine", "tfidf",
 _SIMILARITIES = {"cosine": CosineRecommender, "tfidf": TFIDFRecommender, "bm25": BM25Recommender}
 
 
-def als(problem: Problem, parameters: Parameters, fitted: Histories, histories: Histories, seed: int) -> Lists:
+def als(
+    problem: LibraryProblem, parameters: Hyperparameters, fitted: Histories, histories: Histories, seed: int
+) -> ItemLists:
     """Matrix factorisation; a user's factors are computed from the given history."""
     model = AlternatingLeastSquares(**parameters, random_state=seed, num_threads=1)
     return _lists(model, problem, fitted, histories)
 
 
-def item_item(problem: Problem, parameters: Parameters, fitted: Histories, histories: Histories, _seed: int) -> Lists:
+def item_item(
+    problem: LibraryProblem, parameters: Hyperparameters, fitted: Histories, histories: Histories, _seed: int
+) -> ItemLists:
     """Sums of the similarities of a history's items."""
     model = _SIMILARITIES[parameters["similarity"]](K=parameters["K"], num_threads=1)
     return _lists(model, problem, fitted, histories)
 
 
-def tune_als(problem: Problem, seed: int) -> Iterator[Trial]:
+def tune_als(problem: LibraryProblem, seed: int) -> Iterator[HyperparameterTrial]:
     """Every setting of the grid."""
     for parameters in _settings(_ALS_GRID):
         lists = als(problem, parameters, problem.train, problem.validation, seed)
-        yield Trial(parameters, ndcg(lists, problem.valid))
+        yield HyperparameterTrial(parameters, ndcg(lists, problem.valid))
 
 
-def tune_item_item(problem: Problem, seed: int) -> Iterator[Trial]:
+def tune_item_item(problem: LibraryProblem, seed: int) -> Iterator[HyperparameterTrial]:
     """Every setting of the grid."""
     for parameters in _settings(_ITEM_ITEM_GRID):
         lists = item_item(problem, parameters, problem.train, problem.validation, seed)
-        yield Trial(parameters, ndcg(lists, problem.valid))
+        yield HyperparameterTrial(parameters, ndcg(lists, problem.valid))
 
 
 def _settings(grid: dict[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
@@ -57,7 +69,7 @@ def _settings(grid: dict[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
         yield dict(zip(grid, values, strict=True))
 
 
-def _lists(model: Any, problem: Problem, fitted: Histories, histories: Histories) -> Lists:  # noqa: ANN401 (untyped)
+def _lists(model: Any, problem: LibraryProblem, fitted: Histories, histories: Histories) -> ItemLists:  # noqa: ANN401 (untyped)
     model.fit(_matrix(fitted, problem.items), show_progress=False)
     lists, _ = model.recommend(
         np.arange(len(histories)),
@@ -81,8 +93,8 @@ def _matrix(histories: Histories, items: int) -> csr_matrix:
 
 _LIBRARY = f"implicit {version('implicit')}"
 RECOMMENDERS = {
-    "als": Recommender(_LIBRARY, tune_als, als),
-    "item-item": Recommender(_LIBRARY, tune_item_item, item_item, is_random=False),
+    "als": LibraryRecommender(_LIBRARY, tune_als, als),
+    "item-item": LibraryRecommender(_LIBRARY, tune_item_item, item_item, is_random=False),
 }
 
 if __name__ == "__main__":

@@ -20,14 +20,14 @@ from rectools.models import SASRecModel
 from swiftrec.benchmarks.quality.exchange import (
     LIST_LENGTH,
     NO_ITEM,
-    Histories,
-    Lists,
-    Problem,
-    Trial,
+    HyperparameterTrial,
+    ItemLists,
+    LibraryProblem,
     ndcg,
     without_masked,
 )
-from swiftrec.benchmarks.quality.tuning import Parameters, Recommender, main
+from swiftrec.benchmarks.quality.tuning import Hyperparameters, LibraryRecommender, main
+from swiftrec.export.arrays import Histories
 
 _WINDOW_EVENTS = 100
 _MODEL: dict[str, Any] = {
@@ -46,7 +46,9 @@ _MAX_EPOCHS = 60
 _PATIENCE_EPOCHS = 15
 
 
-def sasrec(problem: Problem, parameters: Parameters, fitted: Histories, histories: Histories, seed: int) -> Lists:
+def sasrec(
+    problem: LibraryProblem, parameters: Hyperparameters, fitted: Histories, histories: Histories, seed: int
+) -> ItemLists:
     """Self-attention over item ids, softmax over the whole catalogue at every position."""
     options = dict(parameters)
     epochs = options.pop("epochs")
@@ -55,7 +57,7 @@ def sasrec(problem: Problem, parameters: Parameters, fitted: Histories, historie
     return _lists(model, problem, histories)
 
 
-def tune(problem: Problem, seed: int) -> Iterator[Trial]:
+def tune(problem: LibraryProblem, seed: int) -> Iterator[HyperparameterTrial]:
     """Every setting of the grid, each after every few epochs until it no longer improves."""
     data = _dataset(_windows(problem.train))
     for values in itertools.product(*_GRID.values()):
@@ -64,14 +66,14 @@ def tune(problem: Problem, seed: int) -> Iterator[Trial]:
         for epochs in range(_EPOCHS_STEP, _MAX_EPOCHS + 1, _EPOCHS_STEP):
             model.fit_partial(data, min_epochs=_EPOCHS_STEP, max_epochs=_EPOCHS_STEP)
             result = ndcg(_lists(model, problem, problem.validation), problem.valid)
-            yield Trial({**parameters, "epochs": epochs}, result)
+            yield HyperparameterTrial({**parameters, "epochs": epochs}, result)
             if result > best:
                 best, best_epochs = result, epochs
             if epochs - best_epochs >= _PATIENCE_EPOCHS:
                 break
 
 
-def _model(parameters: Parameters, seed: int) -> SASRecModel:
+def _model(parameters: Hyperparameters, seed: int) -> SASRecModel:
     seed_everything(seed)
     return SASRecModel(**_MODEL, **parameters, epochs=_MAX_EPOCHS)
 
@@ -94,7 +96,7 @@ def _dataset(histories: Histories) -> Dataset:
     return Dataset.construct(pd.DataFrame(events))
 
 
-def _lists(model: SASRecModel, problem: Problem, histories: Histories) -> Lists:
+def _lists(model: SASRecModel, problem: LibraryProblem, histories: Histories) -> ItemLists:
     result = model.recommend(
         np.arange(len(histories)),
         _dataset(histories),
@@ -115,7 +117,7 @@ def _silence() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-RECOMMENDERS = {"sasrec": Recommender(f"RecTools {version('rectools')}", tune, sasrec)}
+RECOMMENDERS = {"sasrec": LibraryRecommender(f"RecTools {version('rectools')}", tune, sasrec)}
 
 if __name__ == "__main__":
     _silence()

@@ -14,39 +14,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swiftrec.benchmarks.quality.exchange import Histories, LibraryLists, Lists, Problem, Trial
+from swiftrec.benchmarks.quality.exchange import HyperparameterTrial, ItemLists, LibraryLists, LibraryProblem
+from swiftrec.export.arrays import Histories
 
-Parameters = Mapping[str, Any]
-Tune = Callable[[Problem, int], Iterable[Trial]]
+Hyperparameters = Mapping[str, Any]
+Tune = Callable[[LibraryProblem, int], Iterable[HyperparameterTrial]]
 """Problem, seed -> every setting that was tried, with its NDCG@10 on validation."""
-Recommend = Callable[[Problem, Parameters, Histories, Histories, int], Lists]
+MakeLists = Callable[[LibraryProblem, Hyperparameters, Histories, Histories, int], ItemLists]
 """Problem, settings, histories to fit on, histories to make lists for, seed -> lists."""
 
 
 @dataclass(frozen=True, slots=True)
-class Recommender:
+class LibraryRecommender:
     """A recommender of another library; one that is not `is_random` gives the same lists for every seed."""
 
     library: str
     tune: Tune
-    recommend: Recommend
+    recommend: MakeLists
     is_random: bool = True
 
 
-def main(recommenders: Mapping[str, Recommender], arguments: Sequence[str]) -> int:
+def main(recommenders: Mapping[str, LibraryRecommender], arguments: Sequence[str]) -> int:
     """Read the problem in the folder, and write the lists of each named row."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("rows", nargs="+", choices=sorted(recommenders))
     parser.add_argument("--seeds", nargs="+", type=int, required=True)
     options = parser.parse_args(arguments)
-    problem = Problem.load(options.folder)
+    problem = LibraryProblem.load(options.folder)
     for row in options.rows:
         make_lists(row, recommenders[row], problem, options.seeds).save(options.folder)
     return 0
 
 
-def make_lists(row: str, recommender: Recommender, problem: Problem, seeds: Sequence[int]) -> LibraryLists:
+def make_lists(
+    row: str, recommender: LibraryRecommender, problem: LibraryProblem, seeds: Sequence[int]
+) -> LibraryLists:
     """Choose settings on validation, then make the lists of the test."""
     began = time.process_time()
     trials = []
@@ -55,14 +58,14 @@ def make_lists(row: str, recommender: Recommender, problem: Problem, seeds: Sequ
         print_progress(f"{row}: validation NDCG@10 {trial.ndcg:.4f} with {in_words(trial.parameters)}")
     chosen = max(trials, key=lambda trial: trial.ndcg).parameters
     tune_cpu_s = time.process_time() - began
-    used = seeds if recommender.is_random else seeds[:1]
+    fit_seeds = seeds if recommender.is_random else seeds[:1]
     lists, fit_cpu_s = [], []
-    for seed in used:
+    for seed in fit_seeds:
         print_progress(f"{row}: final fit with {in_words(chosen)}, seed {seed}")
         began = time.process_time()
         lists.append(recommender.recommend(problem, chosen, problem.known, problem.test, seed))
         fit_cpu_s.append(time.process_time() - began)
-    return LibraryLists(row, recommender.library, chosen, trials, list(used), tune_cpu_s, fit_cpu_s, lists)
+    return LibraryLists(row, recommender.library, chosen, trials, list(fit_seeds), tune_cpu_s, fit_cpu_s, lists)
 
 
 def print_progress(line: str) -> None:
@@ -71,6 +74,6 @@ def print_progress(line: str) -> None:
     sys.stderr.flush()
 
 
-def in_words(parameters: Parameters) -> str:
+def in_words(parameters: Hyperparameters) -> str:
     """Settings as text."""
     return ", ".join(f"{name} {value}" for name, value in parameters.items())

@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+
+from swiftrec.server.arrays import Floats
 
 SLICE_S = 0.25
 DRAWS = 1_000
 DRAWS_WITHIN = 50  # of each round, drawn from again for each of the DRAWS
 _ANGLES = 100_001  # at which the distribution of t is summed up
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from swiftrec.benchmarks import formatting, result_files
 from swiftrec.benchmarks.result_files import RESULTS
 from swiftrec.benchmarks.suite.bootstrap import Bootstrap, Estimate, t_quantile
-from swiftrec.benchmarks.suite.figures import MEMORY, ComparedFigure, Figures
+from swiftrec.benchmarks.suite.figures import ComparedFigure, Figures
 from swiftrec.benchmarks.suite.result import Result
 from swiftrec.benchmarks.suite.results import MeasuredRun
+from swiftrec.benchmarks.suite.rows import MEMORY
 
 FALSE_ALARMS = 0.05  # share of comparisons of a server with itself that find a regression
 _LEAST_CHANGE = 0.02  # smaller changes never count

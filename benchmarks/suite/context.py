@@ -10,9 +10,9 @@ from typing import Any
 
 from swiftrec.benchmarks import result_files, server_process
 from swiftrec.benchmarks.floor import FloorMeter
-from swiftrec.benchmarks.prometheus import Metrics, metrics_between, read_metrics
+from swiftrec.benchmarks.prometheus import ScrapedMetrics, metrics_between, read_metrics
 from swiftrec.benchmarks.server_process import Flag, ServerProcess
-from swiftrec.benchmarks.statistics import MIN_P99_RESPONSES, SHARE_70, Rows
+from swiftrec.benchmarks.statistics import MIN_P99_RESPONSES, SHARE_70, RequestRows
 from swiftrec.benchmarks.suite.result import Point, Result
 from swiftrec.benchmarks.suite.results import RawRows
 from swiftrec.benchmarks.suite.settings import BenchSettings
@@ -33,8 +33,8 @@ class BenchContext:
         self.floor: FloorMeter | None = None
         self.clock, self.began = clock, clock()
         self.folder: Path | None = None
-        self.before: Metrics | None = None
-        self.after: Metrics | None = None
+        self.before: ScrapedMetrics | None = None
+        self.after: ScrapedMetrics | None = None
 
     def server_of(self, name: Name) -> ServerProcess:
         """The server that a workload is measured with."""
@@ -91,7 +91,7 @@ class BenchContext:
         point = Point.model_validate({**defaults, **figures, **facts})
         if point.requests - point.failed < MIN_P99_RESPONSES:
             point = point.model_copy(update={"p99_ms": float("nan")})
-        self.raw.add(Rows.load(Path(figures["rows"])), point)
+        self.raw.add(RequestRows.load(Path(figures["rows"])), point)
         Path(figures["rows"]).unlink()
         self.result.points.append(point)
         return point

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from swiftrec.benchmarks.statistics import Rows
+from swiftrec.benchmarks.statistics import RequestRows
 from swiftrec.benchmarks.suite.context import BenchContext
 from swiftrec.benchmarks.suite.result import Point
 
@@ -39,7 +39,7 @@ def closed_loop_steps(bench: BenchContext, progress: Callable[[str], None]) -> N
         figures = bench.saturate(bench.server_of(name), name, seed, in_flight=number, seconds=seconds)
         if number == 1:
             bench.result.alone_p50_ms = figures["p50_ms"]
-            bench.result.alone_p90_ms = float(np.percentile(Rows.load(Path(figures["rows"])).latency_ms(), 90))
+            bench.result.alone_p90_ms = float(np.percentile(RequestRows.load(Path(figures["rows"])).latency_ms(), 90))
         bench.add_point(figures, loop="closed", pattern="", round=0, in_flight=number)
 
 

@@ -14,13 +14,14 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.benchmarks.statistics import MIN_P99_RESPONSES, OK, SHARE_70, Rows
-from swiftrec.benchmarks.suite.bootstrap import DRAWS_WITHIN, Bootstrap, Estimate, Floats, sliced
+from swiftrec.benchmarks.statistics import MIN_P99_RESPONSES, OK, SHARE_70, RequestRows
+from swiftrec.benchmarks.suite.bootstrap import DRAWS_WITHIN, Bootstrap, Estimate, sliced
 from swiftrec.benchmarks.suite.curve import by_share, knee
-from swiftrec.benchmarks.suite.result import Point, Repeated, Workload
+from swiftrec.benchmarks.suite.result import Point
 from swiftrec.benchmarks.suite.results import MeasuredRun
+from swiftrec.benchmarks.suite.rows import BATCHES, MEMORY, START_UP, Figure, cost_ratios, run_figure
+from swiftrec.server.arrays import Floats
 
-MEMORY = "memory"  # kind of the figure that has no rounds
 _FEWEST_ROUNDS = 2
 _LEAST_RATE = 0.01  # of the largest round: a round without a response has no logarithm
 _PERCENTILES: dict[str, Callable[[Floats], float]] = {
@@ -66,12 +67,14 @@ class Figures:
         """All figures in the order of the table, also those that neither run has."""
         made = [figure for name in self._workloads() for figure in self._workload_figures(name)]
         made += [figure for percentile in _PERCENTILES for figure in self._mean_figures(percentile)]
-        made.append(self._figure("start-up s", "start-up", lambda run: self._from_values(run.result.startup_s.values)))
+        made.append(
+            self._figure("start-up s", "start-up", lambda run: self._from_figure(run_figure(run.result, START_UP)))
+        )
         made += [
             self._figure("knee x echo", "knee", self._knee, is_better_high=True),
             self._figure("goodput beyond the capacity x echo", "goodput", self._goodput, is_better_high=True),
             self._figure("batches of 32 x echo", "rate", _batches, is_better_high=True),
-            self._figure("memory MB", MEMORY, lambda run: _single(run.result.memory_mb)),
+            self._figure("memory MB", MEMORY, lambda run: _single(run_figure(run.result, MEMORY))),
         ]
         return made
 
@@ -85,10 +88,11 @@ class Figures:
         return list(dict.fromkeys(name for run in self._runs for name in run.result.workloads))
 
     def _workload_figures(self, name: str) -> Iterator[ComparedFigure]:
-        for kind, (values, is_better_high) in _COSTS.items():
-            yield self._figure(
-                f"{name}: {kind}", kind, partial(self._cost, name, values), is_better_high=is_better_high
-            )
+        runs = [run.result.workloads.get(name) for run in self._runs]
+        base, head = ({ratio.name: ratio for ratio in cost_ratios(workload)} if workload else {} for workload in runs)
+        for kind, ratio in (base | head).items():
+            values = [self._from_figure(ratios.get(kind)) for ratios in (base, head)]
+            yield ComparedFigure(f"{name}: {kind}", kind, values[0], values[1], ratio.is_better_high)
         rate = partial(self._throughput, name)
         yield self._figure(f"{name}: answers/s at saturation x echo", "rate", rate, is_better_high=True)
         for share in self._shares(name):
@@ -118,14 +122,11 @@ class Figures:
             kinds = tuple(_latency_kind(percentile, share) for _, share in loads)
             yield ComparedFigure(f"all workloads and loads: {percentile} / floor", "mean", base, head, parts=kinds)
 
-    def _from_values(self, values: Sequence[float]) -> Estimate | None:
+    def _from_figure(self, figure: Figure | None) -> Estimate | None:
         """An estimate from one value a round; None unless all are known."""
+        values = figure.values if figure else ()
         is_whole = len(values) >= _FEWEST_ROUNDS and all(np.isfinite(value) and value > 0 for value in values)
         return self._bootstrap.from_rounds(values) if is_whole else None
-
-    def _cost(self, name: str, values: Callable[[Workload], Sequence[float]], run: MeasuredRun) -> Estimate | None:
-        result = run.result.workloads.get(name)
-        return self._from_values(values(result)) if result else None
 
     def _windows(self, run: MeasuredRun, name: str, share: float) -> list[list[Floats]]:
         """Of each round of an open loop its latencies as multiples of the floor, by slices."""
@@ -216,46 +217,31 @@ class Figures:
 
 def _batches(run: MeasuredRun) -> Estimate | None:
     main = run.result.workloads.get(run.result.main)
-    return _single(run.result.batch_per_s * 1e-6 * main.echo_us.median) if main else None
+    return _single(run_figure(run.result, BATCHES), 1e-6 * main.echo_us.median) if main else None
 
 
-def _single(value: float) -> Estimate | None:
+def _single(figure: Figure | None, scale: float = 1.0) -> Estimate | None:
     """The estimate of a figure that a run measures once."""
+    value = scale * figure.values[0] if figure else 0.0
     return Estimate(float(np.log(value)), 0.0, 1) if np.isfinite(value) and value > 0 else None
 
 
-def _over(figure: Repeated, under: Repeated) -> list[float]:
-    """Each round's value over another of the same round; empty if one of them is missing."""
-    if len(figure.values) != len(under.values):
-        return []
-    return [value / at if at else float("nan") for value, at in zip(figure.values, under.values, strict=True)]
-
-
-_COSTS: dict[str, tuple[Callable[[Workload], Sequence[float]], bool]] = {
-    "work ratio": (lambda workload: workload.work_ratio.values, True),
-    "server CPU / floor": (lambda workload: _over(workload.server_us, workload.floor_us), False),
-    "server CPU / echo": (lambda workload: _over(workload.server_us, workload.echo_us), False),
-    "floor / echo": (lambda workload: _over(workload.floor_us, workload.echo_us), False),
-}
-"""Name -> the figure of each round of a workload, and whether a higher one is better."""
-
-
-def _has_few(rows: Rows) -> bool:
+def _has_few(rows: RequestRows) -> bool:
     return int((rows.code == OK).sum()) < MIN_P99_RESPONSES
 
 
-def _latencies(rows: Rows, floor_us: float) -> list[Floats]:
+def _latencies(rows: RequestRows, floor_us: float) -> list[Floats]:
     """Latencies of successful requests as multiples of the floor, by slices of the window; no slice is empty."""
     good = rows.only(rows.code == OK)
     return [part for part in sliced(1e3 * good.latency_ms() / floor_us, good.intended) if len(part)]
 
 
-def _entries(rows: Rows, moments: Floats, keep: NDArray[np.bool_]) -> list[Floats]:
+def _entries(rows: RequestRows, moments: Floats, keep: NDArray[np.bool_]) -> list[Floats]:
     """How many recommendations each kept row has, 0 for the others, by slices of the window."""
     return sliced(np.where(keep, rows.entries, 0).astype(np.float64), moments)
 
 
-def _within(rows: Rows, slo_ms: float) -> NDArray[np.bool_]:
+def _within(rows: RequestRows, slo_ms: float) -> NDArray[np.bool_]:
     """Which rows are successful and within the SLO."""
     is_within: NDArray[np.bool_] = (rows.code == OK) & (1e3 * (rows.done - rows.intended) <= slo_ms)
     return is_within

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from swiftrec.benchmarks import result_files
 from swiftrec.benchmarks.hdr import write_log
 from swiftrec.benchmarks.optional_deps import require_module
-from swiftrec.benchmarks.statistics import COLUMNS, Rows
+from swiftrec.benchmarks.statistics import COLUMNS, RequestRows
 from swiftrec.benchmarks.suite.result import Point, Result
 
 PARQUET = "rows.parquet"
@@ -23,9 +23,9 @@ class RawRows:
     """Collects the rows of windows; `write` puts them into a folder."""
 
     def __init__(self) -> None:
-        self.windows: list[tuple[Rows, Point]] = []
+        self.windows: list[tuple[RequestRows, Point]] = []
 
-    def add(self, rows: Rows, point: Point) -> None:
+    def add(self, rows: RequestRows, point: Point) -> None:
         """Keep the rows of a window."""
         self.windows.append((rows, point))
 
@@ -49,7 +49,7 @@ class RawRows:
             columns = {name: table[name].to_numpy() for name in ("window", *COLUMNS)}
             for number, point in enumerate(points):
                 is_here = columns["window"] == number
-                raw.add(Rows(*(columns[name][is_here] for name in COLUMNS)), point)
+                raw.add(RequestRows(*(columns[name][is_here] for name in COLUMNS)), point)
         return raw
 
     def write(self, folder: Path) -> None:
@@ -94,7 +94,7 @@ class MeasuredRun:
             )
         return cls(result, RawRows.load(rows.parent, result.points))
 
-    def windows(self, workload: str, loop: str, share: float = 0.0) -> list[tuple[Rows, Point]]:
+    def windows(self, workload: str, loop: str, share: float = 0.0) -> list[tuple[RequestRows, Point]]:
         """The windows of the rounds, in order; `share` is 0 in a closed loop."""
         windows = [
             (rows, point)

@@ -12,7 +12,7 @@ from swiftrec.benchmarks.environment import check_device
 from swiftrec.benchmarks.microbenchmarks.server_parts import measure_parts
 from swiftrec.benchmarks.optional_deps import error_sentence, require_module
 from swiftrec.benchmarks.server_process import load_cores
-from swiftrec.benchmarks.suite import curve, html, tables
+from swiftrec.benchmarks.suite import curve, render, rows, sentences
 from swiftrec.benchmarks.suite.context import BenchContext
 from swiftrec.benchmarks.suite.prepare import client_limit, start
 from swiftrec.benchmarks.suite.result import Result
@@ -45,8 +45,8 @@ def run(settings: BenchSettings) -> int:
         result.notes.append("--device cuda: floor and server in wall time; this code has never run on a GPU before")
     _measure(bench)
     folder = _write_report(bench)
-    line = f"report: {folder / html.REPORT}" if folder else "no report was written"
-    sys.stdout.write(f"{tables.run_text(result)}\n{line}\n{result.model_dump_json()}\n")
+    line = f"report: {folder / render.REPORT}" if folder else "no report was written"
+    sys.stdout.write(f"{text(result)}\n{line}\n{result.model_dump_json()}\n")
     sys.stdout.flush()
     for problem in (*result.failures, *([result.reason] if result.is_partial else [])):
         sys.stderr.write(f"swiftrec bench: {problem}\n")
@@ -99,11 +99,26 @@ def _write_report(bench: BenchContext) -> Path | None:
     try:
         folder = bench.keep()
         bench.raw.write(folder)
-        result_files.write(folder, html.REPORT, html.page(result, bench.raw).encode())
+        result_files.write(folder, render.REPORT, render.report(result, bench.raw).encode())
         result_files.save(folder, result)
     except OSError as error:
         result.finish(f"partial: {error_sentence(error)}; the result is on stdout")
     return bench.folder
+
+
+def text(result: Result) -> str:
+    """Everything that fits on one screen."""
+    machine = result.machine
+    sections = [
+        f"{sentences.title(result)}; {machine['cpu']}, {machine['cores']} cores, load {machine['load']}; "
+        f"commit {result.commit}; {result.seconds:.0f} s",
+        *(sentences.headline(result), sentences.slo_line(result)),
+        "median (range) over rounds; CPU us a recommendation",
+        *(str(table) for table in rows.tables(result) if table.rows),
+        *(f"WARNING: {warning}" for warning in sentences.warnings(result)),
+        *(f"note: {note}" for note in result.notes),
+    ]
+    return "\n\n".join(section for section in sections if section)
 
 
 def _progress(text: str) -> None:

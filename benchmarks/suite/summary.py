@@ -7,25 +7,21 @@ measured, else those of `swiftrec bench` on *mixed* and *list*, per CPU second.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from swiftrec.benchmarks import formatting, result_files
-from swiftrec.benchmarks.catalogue.result import CatalogueResult
+from swiftrec.benchmarks import formatting
 from swiftrec.benchmarks.peers.results import PeersResult, incomplete
 from swiftrec.benchmarks.peers.tables import few_rounds
-from swiftrec.benchmarks.result_files import RESULTS, ToolResult
-from swiftrec.benchmarks.selection import Selection, Stored, choose, partial, smoke
-from swiftrec.benchmarks.suite.result import Result
-from swiftrec.benchmarks.teacher import TeacherResult
+from swiftrec.benchmarks.result_files import RESULTS
+from swiftrec.benchmarks.selection import smoke
+from swiftrec.benchmarks.suite.overview import Overview, newest_results
 
 OURS, OUR_BATCH = "swiftrec", "swiftrec BatchRecommend"
-Figures = dict[str, dict[str, float]]
+TargetFigures = dict[str, dict[str, float]]
 """By server and mode, then by encoder."""
 
 
@@ -40,28 +36,12 @@ class SummarySettings(BaseSettings):
     results: Path = Field(RESULTS, description="folder of results")
 
 
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """A run, and the newest other results of the same machine and bundle."""
-
-    run: Stored[Result]
-    peers: Stored[PeersResult] | None
-    catalogue: Stored[CatalogueResult] | None
-    teacher: Stored[TeacherResult] | None
-
-    @property
-    def others(self) -> dict[str, tuple[Path, ToolResult]]:
-        """The other results, by name."""
-        named = {"peers": self.peers, "catalogue": self.catalogue, "teacher": self.teacher}
-        return {name: stored for name, stored in named.items() if stored}
-
-
 def run(settings: SummarySettings) -> int:
     """Print it; 1 if the run is partial, invalid or a smoke run."""
     overview = newest_results(settings.results)
     shown = formatting.as_json(figures(overview)) if settings.as_json else _text(overview)
     sys.stdout.write(f"{shown}\n")
-    result = overview.run[1]
+    result = overview.run
     problems = [*result.failures, *(["the run is partial"] if result.is_partial else [])]
     problems += ["only a smoke run, whose figures mean nothing: run swiftrec bench"] if smoke(result) else []
     for line in (*problems, *_remarks(overview)):
@@ -69,94 +49,53 @@ def run(settings: SummarySettings) -> int:
     return 1 if problems else 0
 
 
-def newest_results(results: Path, folder: Path | None = None) -> Overview:
-    """The run in `folder`, or the newest full one, with the newest other results of its machine and bundle.
-
-    Raises:
-        RuntimeError: there is no run.
-    """
-    reported: set[str] = set()
-    run = (folder, result_files.load(folder, Result)) if folder else newest_run(results, reported)
-    if run is None:
-        raise RuntimeError(f"{results}: no result yet: run swiftrec bench")
-    selection = Selection(results, run[1], reported)
-    return Overview(
-        run,
-        selection.newest(PeersResult, flaw=incomplete),
-        selection.newest(CatalogueResult, flaw=partial),
-        selection.newest(TeacherResult, flaw=partial),
-    )
-
-
-def newest_run(results: Path, reported: set[str]) -> Stored[Result] | None:
-    """The newest full run of `swiftrec bench`; the newest of any kind if there is none; None without a run."""
-    runs = list(result_files.load_all(results, Result))
-    reasons = [not_full(result) for _, result in runs]
-    return choose(runs, reasons, reported) if "" in reasons else next(iter(runs), None)
-
-
-def not_full(result: Result) -> str:
-    """A reason if the figures of a run do not count; empty for a full and valid run."""
-    if result.failures:
-        return smoke(result) or f"not valid: {result.failures[0]}"
-    return smoke(result) or partial(result)
-
-
 def figures(overview: Overview) -> dict[str, Any]:
     """The promised keys of `--json`."""
-    result = overview.run[1]
-    peers = overview.peers[1] if overview.peers else None
+    result, peers = overview.run, overview.peers
     return {
         "machine": result.machine["cpu"],
         "commit": result.commit,
         "work_ratio": {name: workload.work_ratio.median for name, workload in result.workloads.items()},
-        "req_per_s_core": _rates(overview),
-        "p99_ms_at_70": _tails(overview),
+        "req_per_s_core": _by_encoder(overview, "requests_per_s", "per_s_core"),
+        "p99_ms_at_70": _by_encoder(overview, "p99_ms_at_70", "p99_ms_at_70"),
         "peers_skipped": peers.skipped if peers else {},
         "peers_partial": few_rounds(peers.rows) if peers else {},
-        "catalogue": overview.catalogue[1].rows if overview.catalogue else [],
+        "catalogue": overview.catalogue.rows if overview.catalogue else [],
     }
 
 
-def _rates(overview: Overview) -> Figures:
+def _by_encoder(overview: Overview, of_peers: str, of_run: str) -> TargetFigures:
+    """A figure of each server; without a comparison with other servers that of this one."""
     if overview.peers:
-        return _peer_figures(overview.peers[1], "requests_per_s")
-    result = overview.run[1]
-    return _run_figures(result, lambda name: result.workloads[name].per_s_core.median)
+        return _peer_figures(overview.peers, of_peers)
+    workloads = overview.run.workloads
+    variant, targets = overview.run.bundle.get("variant", "?"), {OURS: "mixed", OUR_BATCH: "list"}
+    return {
+        target: {variant: getattr(workloads[name], of_run).median}
+        for target, name in targets.items()
+        if name in workloads
+    }
 
 
-def _tails(overview: Overview) -> Figures:
-    if overview.peers:
-        return _peer_figures(overview.peers[1], "p99_ms_at_70")
-    result = overview.run[1]
-    return _run_figures(result, lambda name: result.workloads[name].p99_ms_at_70.median)
-
-
-def _peer_figures(peers: PeersResult, field: str) -> Figures:
-    by_target: Figures = {}
+def _peer_figures(peers: PeersResult, field: str) -> TargetFigures:
+    by_target: TargetFigures = {}
     for row in peers.rows:
         if row[field] is not None:
             by_target.setdefault(f"{row['target']} {row['mode']}", {})[row["variant"]] = row[field]
     return by_target
 
 
-def _run_figures(result: Result, figure: Callable[[str], float]) -> Figures:
-    """One recommendation a call on *mixed*, and 32 a call on *list*, by the encoder's variant."""
-    variant = result.bundle.get("variant", "?")
-    targets = {OURS: "mixed", OUR_BATCH: "list"}
-    return {target: {variant: figure(name)} for target, name in targets.items() if name in result.workloads}
-
-
 def _remarks(overview: Overview) -> list[str]:
     """What a reader has to know of the other results."""
-    commit = overview.run[1].commit
-    reason = incomplete(overview.peers[1]) if overview.peers else ""
+    commit = overview.run.commit
+    others = {"peers": overview.peers, "catalogue": overview.catalogue, "teacher": overview.teacher}
+    reason = incomplete(overview.peers) if overview.peers else ""
     return [
         *([f"the comparison with other servers is not complete: {reason}"] if reason else []),
         *(
-            f"{name}: from {folder.name}, commit {result.commit}, not {commit}"
-            for name, (folder, result) in overview.others.items()
-            if result.commit != commit
+            f"{name}: from {overview.folders[name]}, commit {result.commit}, not {commit}"
+            for name, result in others.items()
+            if result and result.commit != commit
         ),
     ]
 

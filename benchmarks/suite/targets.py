@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from swiftrec.benchmarks import formatting
-from swiftrec.benchmarks.catalogue.result import CatalogueResult
+from swiftrec.benchmarks.catalogue.result import LARGE_CATALOGUE, CatalogueResult
 from swiftrec.benchmarks.peers.results import (
     PeerSettingsResult,
     PeersResult,
@@ -28,9 +27,10 @@ from swiftrec.benchmarks.peers.results import (
 from swiftrec.benchmarks.peers.targets import BATCH, DOCUMENTED, OURS, SEPARATOR, SPLIT, UNARY
 from swiftrec.benchmarks.result_files import RESULTS, ToolResult, load_all
 from swiftrec.benchmarks.selection import Selection, partial
+from swiftrec.benchmarks.suite.overview import newest_run, not_full
 from swiftrec.benchmarks.suite.result import Result, Workload
-from swiftrec.benchmarks.suite.summary import newest_run, not_full
 from swiftrec.benchmarks.teacher import TeacherResult
+from swiftrec.promise import Promise, missed
 
 FRONTS = ("pytriton", "mlserver", "litserve", "bentoml", "ray")  # gRPC, or a front in Python
 TRITON, RUST = "pytriton", "mosec"
@@ -38,7 +38,6 @@ _MODES = (DOCUMENTED, SPLIT)
 _WORK_RATIO, _BATCH_WORK_RATIO = 0.90, 0.95
 _FRONT_FACTOR, _TRITON_FACTOR, _TEACHER_FACTOR, _CACHE_FACTOR = 1.3, 1.5, 10.0, 2.0
 _RECALL, _MAX_SLOWDOWN = 0.99, 2.0
-_LARGE_CATALOGUE = 1_000_000
 Row = Mapping[str, Any]
 
 
@@ -53,48 +52,14 @@ class TargetsSettings(BaseSettings):
     results: Path = Field(RESULTS, description="folder of results")
 
 
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """One promise.
-
-    Attributes:
-        name: what is promised.
-        bound: the figure must be at least this, or at most if `at_most`.
-        values: one for each round; none: not measured.
-        source: folder of the result.
-        why: how to measure it, or why it does not count.
-    """
-
-    name: str
-    bound: float
-    values: list[float]
-    source: str = ""
-    at_most: bool = False
-    why: str = ""
-
-    @property
-    def verdict(self) -> str:
-        """Met, MISSED, or not measured and why."""
-        if not self.values:
-            return f"not measured{f': {self.why}' if self.why else ''}"
-        median = float(np.median(self.values))
-        return "met" if (median <= self.bound if self.at_most else median >= self.bound) else "MISSED"
-
-    def cells(self) -> list[str]:
-        """For the table."""
-        values = formatting.spread(self.values, 3) if self.values else "-"
-        return [self.name, f"{'<=' if self.at_most else '>='} {self.bound:g}", values, self.verdict, self.source]
-
-
 def run(settings: TargetsSettings) -> int:
     """Print the table; the last line is JSON."""
     judged = list(promises(settings.results))
-    table = formatting.table(
-        ["figure", "target", "median (range)", "", "from"], [promise.cells() for promise in judged]
-    )
-    met = sum(promise.verdict == "met" for promise in judged)
-    rows = [{**asdict(promise), "verdict": promise.verdict} for promise in judged]
-    sys.stdout.write(f"{table}\n{met} of {len(judged)} figures are met\n{formatting.as_json({'targets': rows})}\n")
+    rows = [[promise.name, promise.limit, promise.measured, promise.verdict, promise.source] for promise in judged]
+    table = formatting.table(["figure", "target", "median [range]", "", "from"], rows)
+    met = len(judged) - len(missed(judged))
+    values = {"targets": [promise.as_json() for promise in judged]}
+    sys.stdout.write(f"{table}\n{met} of {len(judged)} figures are met\n{formatting.as_json(values)}\n")
     return 0 if met == len(judged) else 1
 
 
@@ -169,22 +134,16 @@ def _teacher(selection: Selection) -> Iterator[Promise]:
 
 
 def _catalogue(selection: Selection) -> Iterator[Promise]:
-    stored = selection.newest(CatalogueResult, lambda result: bool(_largest(result)), flaw=partial)
-    row = _largest(stored[1]) if stored else {}
+    stored = selection.newest(CatalogueResult, lambda result: bool(result.row(LARGE_CATALOGUE)), flaw=partial)
+    row = stored[1].row(LARGE_CATALOGUE) if stored else {}
     why, source = "swiftrec bench catalogue", _source(stored)
     for depth, key in ((100, "recall"), (10, "recall_10")):
         recalls = [search[key] for search in row.get("search", {}).values()]
-        name = f"recall@{depth} at {_LARGE_CATALOGUE:,} items, worst filter"
+        name = f"recall@{depth} at {LARGE_CATALOGUE:,} items, worst filter"
         yield Promise(name, _RECALL, [min(recalls)] if recalls else [], source, why=why)
     for name, whole in row.get("whole", {"whole Recommend": {"ratio": []}}).items():
-        title = f"p50 at {_LARGE_CATALOGUE:,} items / at 2,000: {name}"
+        title = f"p50 at {LARGE_CATALOGUE:,} items / at 2,000: {name}"
         yield Promise(title, _MAX_SLOWDOWN, whole["ratio"], source, at_most=True, why=why)
-
-
-def _largest(result: CatalogueResult) -> Row:
-    """The row of the largest catalogue, approximately searched."""
-    rows = (row for row in result.rows if (row["items"], row["index"]) == (_LARGE_CATALOGUE, "approximate"))
-    return next(rows, {})
 
 
 def _peers(selection: Selection) -> Iterator[Promise]:

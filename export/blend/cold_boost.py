@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.export.blend.fit import Choices
+from swiftrec.server.arrays import Mask
 from swiftrec.server.catalogue.blend import SIGNALS, Weights
 
 MAX_LOSS = 0.01  # of NDCG@10 of warm targets
@@ -50,7 +51,7 @@ class _Lists:
     """Scores of all requests, one after the other, without the boost."""
 
     scores: NDArray[np.float32]
-    is_cold: NDArray[np.bool_]
+    is_cold: Mask
     counts: NDArray[np.float32]
     starts: NDArray[np.int64]
 
@@ -64,7 +65,7 @@ class _Lists:
         return cls(signals @ values, signals[:, _BOOST] > 0, counts, np.cumsum(sizes) - sizes)
 
     @property
-    def has_cold_target(self) -> NDArray[np.bool_]:
+    def has_cold_target(self) -> Mask:
         """Whether the target of each request is cold."""
         return self.is_cold[self.starts]
 

@@ -18,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from swiftrec.export.arrays import Histories, Positions, Vectors
+from swiftrec.export.arrays import Histories
 from swiftrec.export.blend.memory import MAX_SQUARE, fit_memory
 from swiftrec.export.data.order import BY_TIME, Order
-from swiftrec.server.catalogue.sparse import Memory, SparseRows
+from swiftrec.server.arrays import Mask, Positions, Vectors
+from swiftrec.server.catalogue.memory import Memory
+from swiftrec.server.catalogue.sparse import SparseRows
 
 Counts = NDArray[np.number[Any]]
 
@@ -46,7 +48,7 @@ class NearestWarmItems:
     shares: Vectors
 
     @classmethod
-    def of(cls, sentences: Vectors, popularity: Counts, is_cold: NDArray[np.bool_]) -> NearestWarmItems:
+    def of(cls, sentences: Vectors, popularity: Counts, is_cold: Mask) -> NearestWarmItems:
         """Find them among the most popular items.
 
         Args:
@@ -132,7 +134,7 @@ def _rows_of(table: SparseRows) -> Positions:
 
 
 def _joined(
-    table: SparseRows, is_kept: NDArray[np.bool_], rows: Positions, positions: Positions, weights: NDArray[np.float32]
+    table: SparseRows, is_kept: Mask, rows: Positions, positions: Positions, weights: NDArray[np.float32]
 ) -> SparseRows:
     """The kept entries of the table, and other ones."""
     return SparseRows.of(

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from swiftrec.export.arrays import Floats
 from swiftrec.export.errors import ExportError
+from swiftrec.server.arrays import Floats
 from swiftrec.server.catalogue.blend import SIGNALS, Weights
 
 Loss = Callable[[Floats], tuple[float, Floats]]

@@ -9,7 +9,9 @@ from scipy.linalg import lapack
 
 from swiftrec.export.arrays import Histories
 from swiftrec.export.data.order import BY_TIME, UNORDERED, Order
-from swiftrec.server.catalogue.sparse import Memory, SparseRows
+from swiftrec.server.arrays import Positions
+from swiftrec.server.catalogue.memory import Memory
+from swiftrec.server.catalogue.sparse import SparseRows
 
 Square = NDArray[np.float32]
 
@@ -119,7 +121,7 @@ def ease(counts: Square) -> Square:
 
 
 def _strongest(
-    rows: NDArray[np.int64], positions: NDArray[np.int64], weights: NDArray[np.float64], items: int, kept: int
+    rows: Positions, positions: Positions, weights: NDArray[np.float64], items: int, kept: int
 ) -> SparseRows:
     """The `kept` largest entries of each row."""
     order = np.lexsort((positions, -weights, rows))

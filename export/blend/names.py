@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from swiftrec.export.arrays import Vectors
+from swiftrec.server.arrays import Vectors
 from swiftrec.server.catalogue.history import NEVER
-from swiftrec.server.catalogue.words import split_words
+from swiftrec.server.catalogue.splitting import split_words
 
 _MAX_TITLES = 1_000  # that are compared with all items
 _QUANTILE = 0.95  # of the cosines of titles and their nearest other items

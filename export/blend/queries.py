@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from swiftrec.export.data.attributes import AttributeIndex, index_attributes
+from swiftrec.export.data.attributes import ItemsByValue, index_attributes
 from swiftrec.export.data.corruption import corrupt
-from swiftrec.export.data.dataset import Item
+from swiftrec.export.data.dataset import DatasetItem
 from swiftrec.export.data.templates import VALIDATION, spoken_title
 from swiftrec.export.data.text_variants import Texts
 
@@ -29,7 +29,7 @@ class QueryWriter:
         seed: of the draws.
     """
 
-    def __init__(self, items: Sequence[Item], nouns: Sequence[str], seed: int) -> None:
+    def __init__(self, items: Sequence[DatasetItem], nouns: Sequence[str], seed: int) -> None:
         self._items, self._nouns = items, nouns
         self._rng = random.Random(seed + _SEED)  # noqa: S311 (no secret)
         self._attributes = index_attributes(items)
@@ -71,7 +71,7 @@ class QueryWriter:
         return self._rng.choice(templates).format(**named, noun=self._rng.choice(self._nouns))
 
 
-def _values_of(attributes: AttributeIndex) -> dict[int, list[str]]:
+def _values_of(attributes: ItemsByValue) -> dict[int, list[str]]:
     """Item -> its values that a query may name."""
     values: dict[int, list[str]] = {}
     for value, item in _pairs(attributes):
@@ -79,5 +79,5 @@ def _values_of(attributes: AttributeIndex) -> dict[int, list[str]]:
     return values
 
 
-def _pairs(attributes: AttributeIndex) -> Iterator[tuple[str, int]]:
+def _pairs(attributes: ItemsByValue) -> Iterator[tuple[str, int]]:
     return ((value, item) for value, items in attributes.items() for item in items.tolist())

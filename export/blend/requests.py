@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from swiftrec.export.data.split import Cases
+from swiftrec.server.arrays import Positions
 from swiftrec.server.catalogue.blend import QUERIES, Query
-from swiftrec.server.catalogue.sparse import Positions
 
 MAX_REQUESTS = 400  # of a group
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.export.arrays import Vectors
 from swiftrec.export.blend.cold_memory import NearestWarmItems, with_self_weights
 from swiftrec.export.blend.fit import Choices
 from swiftrec.export.blend.requests import BlendRequest
+from swiftrec.server.arrays import Vectors
 from swiftrec.server.catalogue.blend import SIGNALS, Scoring, ScoringInput, Weights
-from swiftrec.server.catalogue.sparse import FLOOR, Boosts, Entries
+from swiftrec.server.catalogue.memory import FLOOR
+from swiftrec.server.catalogue.sparse import Boosts, Entries
 
 _SAMPLED_ITEMS = 2_000  # besides those with the largest values of memory or words
 _LARGEST_ITEMS = 2_000  # of memory and words together

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from swiftrec.server.arrays import Mask
 from swiftrec.server.catalogue.sparse import SparseRows
-from swiftrec.server.catalogue.words import Hashes, Words, hash_of, pairs, split_words
+from swiftrec.server.catalogue.splitting import Hashes, hash_of, pairs, split_words
+from swiftrec.server.catalogue.words import Words
 
 MAX_POSTINGS = 4_000  # items of a word, those with the largest weights: more frequent words tell little
 _SATURATION, _LENGTH = 1.2, 0.75  # k1 and b of BM25
@@ -117,7 +119,7 @@ def _blocks(starts: NDArray[np.integer[Any]]) -> Iterator[tuple[int, int]]:
         yield first, (first := min(words, max(first + 1, last)))
 
 
-def _heaviest(weights: NDArray[np.float64], starts: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+def _heaviest(weights: NDArray[np.float64], starts: NDArray[np.integer[Any]]) -> Mask:
     """Whether each entry is kept: those of a row are all, or the `MAX_POSTINGS` largest, the first of equal ones."""
     kept = np.ones(len(weights), dtype=bool)
     for row in np.flatnonzero(np.diff(starts) > MAX_POSTINGS).tolist():

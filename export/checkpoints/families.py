@@ -17,7 +17,7 @@ from transformers import AutoConfig, BertConfig, BertModel
 
 from swiftrec.export.checkpoints.fields import Config, read_object, require_values
 from swiftrec.export.checkpoints.quiet import first_line
-from swiftrec.export.checkpoints.weights import Weights
+from swiftrec.export.checkpoints.weights import StateDict
 from swiftrec.export.errors import CheckpointError
 
 _POSITIONS = "embeddings.position_embeddings.weight"
@@ -183,7 +183,7 @@ def padding_id(config: Config, where: Path) -> int | None:
     return int(padding)
 
 
-def backbone_weights(tensors: Weights, config: Config, shape: Config, where: Path) -> Weights:
+def backbone_weights(tensors: StateDict, config: Config, shape: Config, where: Path) -> StateDict:
     """The backbone's tensors under BERT's names, float32; heads and layers beyond `shape` are left out.
 
     Args:

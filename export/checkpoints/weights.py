@@ -12,7 +12,7 @@ from torch import Tensor
 from swiftrec.export.checkpoints.fields import read_object
 from swiftrec.export.errors import CheckpointError
 
-Weights = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -24,7 +24,7 @@ def has_weights(folder: Path) -> bool:
     return (folder / WEIGHTS).exists() or (folder / INDEX).exists()
 
 
-def read_weights(folder: Path) -> Weights:
+def read_weights(folder: Path) -> StateDict:
     """The tensors in `folder`: those of the single file if it exists, else of the files in the index.
 
     Raises:
@@ -34,7 +34,7 @@ def read_weights(folder: Path) -> Weights:
         return read_tensors(folder / WEIGHTS)
     index = folder / INDEX
     files = read_object(index, {"weight_map": dict}).get("weight_map") or {}
-    tensors: Weights = {}
+    tensors: StateDict = {}
     for name in dict.fromkeys(files.values()):
         if not isinstance(name, str) or Path(name).name != name:
             raise CheckpointError(
@@ -46,7 +46,7 @@ def read_weights(folder: Path) -> Weights:
     return tensors
 
 
-def read_tensors(path: Path) -> Weights:
+def read_tensors(path: Path) -> StateDict:
     """The tensors of one safetensors file.
 
     Raises:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.export.arrays import Vectors
 from swiftrec.export.compress.throughput import Encoder
+from swiftrec.server.arrays import Vectors
 
 _BATCH = 16
 _NONE = 1e9  # difference of a value that is not a number: above every threshold, and valid in JSON

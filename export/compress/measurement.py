@@ -9,13 +9,13 @@ from typing import Self
 
 import numpy as np
 
-from swiftrec.export.arrays import Vectors
 from swiftrec.export.compress.calibration_texts import calibration_texts, joined_texts
 from swiftrec.export.compress.equivalence import alone, invariance, mean_cosine
 from swiftrec.export.compress.students import Student
 from swiftrec.export.compress.throughput import Encoder, Throughput
 from swiftrec.export.gates import GATES, Gate, at_most, smaller_precision
 from swiftrec.export.schema.variant import Variant
+from swiftrec.server.arrays import Vectors
 from swiftrec.server.models.tokenizer import Tokenizer
 
 TEACHER = "teacher"

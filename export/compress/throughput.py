@@ -21,13 +21,11 @@ from numpy.typing import NDArray
 from swiftrec.export.job import Job
 from swiftrec.export.models.encoder import pad
 from swiftrec.export.models.one_pass import one_pass_teacher
+from swiftrec.export.progress import Clock
 from swiftrec.server.models.tokenizer import Tokenizer
 
 _BATCHES = (1, 4, 16)
 _ROUNDS = 5
-
-
-Clock = Callable[[], float]
 
 
 class Encoder(Protocol):

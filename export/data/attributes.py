@@ -6,9 +6,9 @@ from array import array
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 
-from swiftrec.export.data.dataset import Item, Probe
+from swiftrec.export.data.dataset import DatasetItem, Probe
+from swiftrec.server.arrays import StoredPositions
 
 MAX_VALUES = 60  # of one attribute; with more, a single value is too specific for a query
 TAGS = "tags"  # the column that training does not use: the evaluation queries its values
@@ -16,8 +16,7 @@ _MAX_COUNTED = 10_000  # values of one attribute; with more, they identify items
 _MIN_PROBE_ITEMS = 10
 _MAX_PROBES = 32
 
-ItemPositions = NDArray[np.int32]  # as `arrays.Positions`, in half the memory
-AttributeIndex = dict[str, ItemPositions]
+ItemsByValue = dict[str, StoredPositions]
 """Attribute value in lower case -> positions of the items that have it, ascending."""
 
 
@@ -50,7 +49,7 @@ class AttributeCounts:
         return [Probe(f"a good {value.lower()}", name, value) for name, value in frequent[:_MAX_PROBES]]
 
 
-def index_attributes(items: Iterable[Item]) -> AttributeIndex:
+def index_attributes(items: Iterable[DatasetItem]) -> ItemsByValue:
     """The items with each attribute value, 4 bytes for each.
 
     Attributes with more than `MAX_VALUES` values are left out, and so is the column `TAGS`.
@@ -64,7 +63,7 @@ def index_attributes(items: Iterable[Item]) -> AttributeIndex:
             if len(positions) <= MAX_VALUES:
                 for value in values:
                     positions.setdefault(value.lower(), array("i")).append(n)
-    index: AttributeIndex = {}
+    index: ItemsByValue = {}
     for positions in by_name.values():
         if len(positions) <= MAX_VALUES:
             for value, with_value in positions.items():
@@ -73,7 +72,7 @@ def index_attributes(items: Iterable[Item]) -> AttributeIndex:
     return index
 
 
-def items_with(index: AttributeIndex, required: Iterable[str], excluded: Iterable[str] = ()) -> ItemPositions:
+def items_with(index: ItemsByValue, required: Iterable[str], excluded: Iterable[str] = ()) -> StoredPositions:
     """Positions of the items with every value in `required` and none in `excluded`, ascending."""
     positions, *others = (index[value] for value in required)
     for other in others:

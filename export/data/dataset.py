@@ -19,7 +19,7 @@ _SHUFFLE_SEED = 2_026  # fixed, so that bundles with other seeds stay comparable
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class DatasetItem:
     """One item of the catalogue."""
 
     id: str
@@ -28,18 +28,18 @@ class Item:
     attributes: dict[str, list[str]]
 
 
-class ItemFile(LineFile[Item]):
+class ItemFile(LineFile[DatasetItem]):
     """The items of a file that `write_items` wrote: 8 bytes of memory each, read on access."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, _item)
 
 
-def _item(line: bytes) -> Item:
-    return Item(**json.loads(line))
+def _item(line: bytes) -> DatasetItem:
+    return DatasetItem(**json.loads(line))
 
 
-def write_items(items: Iterable[Item], folder: Path) -> ItemFile:
+def write_items(items: Iterable[DatasetItem], folder: Path) -> ItemFile:
     """Write `items.jsonl` and open it."""
     with (folder / _ITEMS).open("w", encoding="utf-8") as file:
         for item in items:
@@ -47,7 +47,7 @@ def write_items(items: Iterable[Item], folder: Path) -> ItemFile:
     return ItemFile(folder / _ITEMS)
 
 
-def line_of(item: Item) -> str:
+def line_of(item: DatasetItem) -> str:
     """The item's line in `items.jsonl`."""
     row = {"id": item.id, "title": item.title, "text": item.text, "attributes": item.attributes}
     return json.dumps(row, ensure_ascii=False) + "\n"
@@ -79,7 +79,7 @@ class Dataset:
         order: what decides which interaction of a user is first.
     """
 
-    items: Sequence[Item]
+    items: Sequence[DatasetItem]
     histories: list[NDArray[np.int64]]
     nouns: list[str]
     probes: list[Probe]

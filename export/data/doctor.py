@@ -19,7 +19,7 @@ from swiftrec.export.data.profile import RATINGS, Profile
 from swiftrec.export.data.repeats import EXCLUDE, Repeats
 from swiftrec.export.data.scan import LoadOptions, Scan
 from swiftrec.export.errors import DataError
-from swiftrec.server.config import read_settings
+from swiftrec.server.settings_reader import read_settings
 
 _MIN_TESTED_ITEMS, _MAX_TESTED_ITEMS = 50, 1_000_000
 

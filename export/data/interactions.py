@@ -10,6 +10,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.server.arrays import Mask
+
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 
@@ -107,11 +109,11 @@ class Interactions:
         return not self._is_same_user.any() or bool((self._is_same_user & ~self._is_same_time).any())
 
     @property
-    def _is_same_user(self) -> NDArray[np.bool_]:
+    def _is_same_user(self) -> Mask:
         return np.equal(self.users[1:], self.users[:-1])
 
     @property
-    def _is_same_time(self) -> NDArray[np.bool_]:
+    def _is_same_time(self) -> Mask:
         return np.equal(self.times[1:], self.times[:-1])
 
     @property

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swiftrec.export.data.dataset import Dataset, Item, Probe
+from swiftrec.export.data.dataset import Dataset, DatasetItem, Probe
 from swiftrec.export.data.issues import Issues, LeftOutItems, has_label
 from swiftrec.export.data.user_groups import user_groups
 
@@ -80,7 +80,9 @@ def read(wheel: Path, issues: Issues, labels: Collection[str] | None = None) -> 
     )
 
 
-def _items(archive: zipfile.ZipFile, issues: Issues, labels: Collection[str] | None) -> tuple[list[Item], LeftOutItems]:
+def _items(
+    archive: zipfile.ZipFile, issues: Issues, labels: Collection[str] | None
+) -> tuple[list[DatasetItem], LeftOutItems]:
     items, left_out = [_item(row) for row in _rows(archive, "item")], LeftOutItems()
     for number, item in enumerate(items, 1):
         if not has_label(item.id, labels, _location(number), issues):
@@ -99,7 +101,7 @@ def _rows(archive: zipfile.ZipFile, kind: str) -> Iterator[dict[str, str]]:
             yield dict(zip(names, line.rstrip("\n").split("\t"), strict=True))
 
 
-def _item(row: dict[str, str]) -> Item:
+def _item(row: dict[str, str]) -> DatasetItem:
     name, year = _leading_article(row["movie_title"]), row["release_year"]
     genres = [g for g in row["class"].split() if g != "unknown"]
     has_year = year.isdigit()
@@ -107,7 +109,7 @@ def _item(row: dict[str, str]) -> Item:
     attributes = {"genre": genres}
     if has_year:
         attributes |= {"year": [year], "decade": [f"{year[:3]}0s"]}
-    return Item(row["item_id"], title, f"{title}. {', '.join(genres)}" if genres else title, attributes)
+    return DatasetItem(row["item_id"], title, f"{title}. {', '.join(genres)}" if genres else title, attributes)
 
 
 def _leading_article(title: str) -> str:

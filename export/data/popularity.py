@@ -12,19 +12,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Histories = Sequence[NDArray[np.int64]]
+from swiftrec.server.arrays import Mask, Positions
 
 
-def interaction_counts(histories: Histories, items: int) -> NDArray[np.int64]:
+def interaction_counts(histories: Sequence[Positions], items: int) -> NDArray[np.int64]:
     """Number of interactions with each item, [items]."""
     return np.bincount(np.concatenate([np.empty(0, np.int64), *histories]), minlength=items)
 
 
-def is_trained(trained: Histories, items: int) -> NDArray[np.bool_]:
+def is_trained(trained: Sequence[Positions], items: int) -> Mask:
     """Whether each item is in a training history, bool [items]."""
     return interaction_counts(trained, items) > 0
 
 
-def popularity(histories: Histories, trained: Histories, items: int) -> NDArray[np.int64]:
+def popularity(histories: Sequence[Positions], trained: Sequence[Positions], items: int) -> NDArray[np.int64]:
     """Number of interactions in `histories` with each item; 0 for an item in no `trained` history, [items]."""
     return np.where(is_trained(trained, items), interaction_counts(histories, items), 0)

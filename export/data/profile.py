@@ -140,7 +140,7 @@ def _values(count: int) -> str:
     return "many values" if count < 0 else f"{count:,} value{'s' if count != 1 else ''}"
 
 
-class Lengths:
+class TextLengths:
     """Lengths of many texts, 4 bytes each."""
 
     def __init__(self) -> None:

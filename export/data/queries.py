@@ -10,12 +10,13 @@ from types import MappingProxyType
 
 import numpy as np
 
-from swiftrec.export.data.attributes import AttributeIndex, ItemPositions, index_attributes, items_with
-from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.attributes import ItemsByValue, index_attributes, items_with
+from swiftrec.export.data.dataset import Dataset, DatasetItem
 from swiftrec.export.data.keywords import Keywords
 from swiftrec.export.data.popularity import interaction_counts
 from swiftrec.export.data.split import always_trained
 from swiftrec.export.data.templates import TRAINING, spoken_title
+from swiftrec.server.arrays import StoredPositions
 
 ATTRIBUTE, CONDITIONS, NEGATION, WORDS, SIMILAR = "attribute", "conditions", "negation", "words", "similar"
 # Phrases of each kind, at most: each is one more text for BERT.
@@ -32,7 +33,7 @@ class Phrase:
     """
 
     text: str
-    items: Sequence[int] | ItemPositions
+    items: Sequence[int] | StoredPositions
     kind: str = ATTRIBUTE
 
 
@@ -60,7 +61,7 @@ def _by_attributes(dataset: Dataset, rng: random.Random) -> Iterator[Phrase]:
         ),
         *_sample(NEGATION, [(t, (a,), (b,)) for a, b in negated for t in TRAINING.negation], rng),
     ]
-    shared: dict[tuple[frozenset[str], tuple[str, ...]], ItemPositions] = {}
+    shared: dict[tuple[frozenset[str], tuple[str, ...]], StoredPositions] = {}
     for kind, (template, required, excluded) in drawn:
         key = frozenset(required), excluded
         if key not in shared:
@@ -81,7 +82,7 @@ def _fill(template: str, values: Sequence[str], noun: str) -> str:
     return template.format(**dict(zip("abc", values, strict=False)), noun=noun)
 
 
-def _pairs(index: AttributeIndex, items: int) -> list[tuple[str, str, int]]:
+def _pairs(index: ItemsByValue, items: int) -> list[tuple[str, str, int]]:
     """Every two different values in both orders, with the number of items that have both."""
     pairs = []
     for first, positions in index.items():
@@ -91,7 +92,7 @@ def _pairs(index: AttributeIndex, items: int) -> list[tuple[str, str, int]]:
     return pairs
 
 
-def _triples(index: AttributeIndex, both: list[tuple[str, str]], rng: random.Random) -> Iterator[tuple[str, str, str]]:
+def _triples(index: ItemsByValue, both: list[tuple[str, str]], rng: random.Random) -> Iterator[tuple[str, str, str]]:
     """Three values that enough items have at once, drawn from the pairs."""
     values, tried = [*index], set[tuple[str, str, str]]()
     if not both:
@@ -105,7 +106,7 @@ def _triples(index: AttributeIndex, both: list[tuple[str, str]], rng: random.Ran
                 yield triple
 
 
-def _by_words(items: Sequence[Item], rng: random.Random) -> Iterator[Phrase]:
+def _by_words(items: Sequence[DatasetItem], rng: random.Random) -> Iterator[Phrase]:
     """Two or three keywords of an item."""
     keywords = Keywords.of(items)
     if not keywords.counts:

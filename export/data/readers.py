@@ -33,7 +33,7 @@ _BATCH_ROWS = 4_096
 _FIRST_ROWS = 100  # of JSONL, which must contain the required columns
 
 Cells = dict[str, Any]
-Rows = Iterator[tuple[int, Cells]]
+NumberedRows = Iterator[tuple[int, Cells]]
 
 
 def on_one_line(error: Exception) -> str:
@@ -115,7 +115,7 @@ class PartReader:
         return False
 
 
-def _read_csv(reader: PartReader) -> Rows:
+def _read_csv(reader: PartReader) -> NumberedRows:
     # The limit applies to the whole process and is 131,072 characters, less than a long text: it is only raised.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     with reader.part.open() as file:
@@ -160,7 +160,7 @@ def _csv_reason(error: csv.Error) -> str:
     return str(error)
 
 
-def _read_jsonl(reader: PartReader) -> Rows:
+def _read_jsonl(reader: PartReader) -> NumberedRows:
     with reader.part.open() as file:
         rows = _json_objects(reader, file)
         first = list(itertools.islice(rows, _FIRST_ROWS))
@@ -168,7 +168,7 @@ def _read_jsonl(reader: PartReader) -> Rows:
             yield from itertools.chain(first, rows)
 
 
-def _json_objects(reader: PartReader, file: BinaryIO) -> Rows:
+def _json_objects(reader: PartReader, file: BinaryIO) -> NumberedRows:
     """Yield (line, cells) of each line that is an object."""
     for number, line in enumerate(reader.lines(file), 1):
         if line.isspace() or not reader.is_utf8(number):
@@ -189,7 +189,7 @@ def _json_objects(reader: PartReader, file: BinaryIO) -> Rows:
             reader.report(BROKEN_ROW, number, f"needs an object, got {type(row).__name__}")
 
 
-def _read_parquet(reader: PartReader) -> Rows:
+def _read_parquet(reader: PartReader) -> NumberedRows:
     # Imported here: pyarrow takes 0.1 s and 40 MB, which the other formats do not need.
     import pyarrow
     from pyarrow import parquet

@@ -12,10 +12,9 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from swiftrec.export.arrays import Positions
 from swiftrec.export.data.dataset import Dataset
+from swiftrec.server.arrays import Mask, Positions
 
 Repeats = Literal["exclude", "allow"]
 
@@ -29,7 +28,7 @@ def masked(history: Positions, repeats: Repeats) -> Positions:
     return history if repeats == EXCLUDE else _NOTHING
 
 
-def is_first(history: Positions) -> NDArray[np.bool_]:
+def is_first(history: Positions) -> Mask:
     """Whether each interaction of one user, oldest first, is the first one with its item."""
     first = np.zeros(len(history), dtype=bool)
     first[np.unique(history, return_index=True)[1]] = True

@@ -29,7 +29,7 @@ from swiftrec.export.data.columns import (
     ColumnMap,
     Layout,
 )
-from swiftrec.export.data.dataset import Item
+from swiftrec.export.data.dataset import DatasetItem
 from swiftrec.export.data.interactions import InteractionLog, Interactions
 from swiftrec.export.data.issues import (
     DUPLICATE_ITEM,
@@ -44,7 +44,7 @@ from swiftrec.export.data.issues import (
     has_label,
 )
 from swiftrec.export.data.order import BY_TIME, Order
-from swiftrec.export.data.profile import Lengths, Profile, Spread, few_users, short_histories, tied_times
+from swiftrec.export.data.profile import Profile, Spread, TextLengths, few_users, short_histories, tied_times
 from swiftrec.export.data.repeats import ALLOW, EXCLUDE, Repeats
 from swiftrec.export.data.split import MIN_INTERACTIONS, MIN_USERS
 from swiftrec.export.data.tables import DataTable, find_table
@@ -90,7 +90,7 @@ class Scan:
     def __init__(
         self,
         folder: Path,
-        keep: Callable[[Item], object],
+        keep: Callable[[DatasetItem], object],
         options: LoadOptions = DEFAULTS,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -102,12 +102,12 @@ class Scan:
         self.warnings: list[str] = []
         self._text_count, self._rng = 0, random.Random(0)  # noqa: S311 (no secret)
         self._positions: dict[str, int] = {}
-        self._row_numbers, self._lengths = array("q"), Lengths()
+        self._row_numbers, self._lengths = array("q"), TextLengths()
         self._left_out, self._times = LeftOutItems(), TimeStatistics(clock())
         self._tables: list[DataTable] = []
         self._read_tables(keep)
 
-    def _read_tables(self, keep: Callable[[Item], object]) -> None:
+    def _read_tables(self, keep: Callable[[DatasetItem], object]) -> None:
         if items := self._find("items", ITEMS):
             self._read_items(items, keep)
         layout = INTERACTIONS if self._options.is_timed else UNTIMED_INTERACTIONS
@@ -170,7 +170,7 @@ class Scan:
         tied = tied_times(self.interactions.tied_share) if self._options.is_timed else []
         return [*few_users(self._usable_users()), *short_histories(self._counted()), *tied]
 
-    def _read_items(self, table: DataTable, keep: Callable[[Item], object]) -> None:
+    def _read_items(self, table: DataTable, keep: Callable[[DatasetItem], object]) -> None:
         for row in read_rows(table):
             item = self._item(row)
             if item is not None:
@@ -183,7 +183,7 @@ class Scan:
             reason = f"at least {MIN_ITEMS} items are needed, {len(self._positions)} can be used"
             self.issues.add(FEW_ITEMS, table.path, reason)
 
-    def _item(self, row: TableRow) -> Item | None:
+    def _item(self, row: TableRow) -> DatasetItem | None:
         key, text = row.id("item_id"), row.text("text")
         if key is None:
             return None
@@ -194,7 +194,7 @@ class Scan:
             first = row.table.line(self._row_numbers[self._positions[key]])
             row.report(DUPLICATE_ITEM, f"item_id {key!r} occurs twice, first in {first}")
             return None
-        return Item(key, row.title() or text[:_TITLE_CHARS], text, row.attributes())
+        return DatasetItem(key, row.title() or text[:_TITLE_CHARS], text, row.attributes())
 
     def _read_interactions(self, table: DataTable) -> None:
         is_rated = table.has_values(RATING, is_missing)

@@ -26,6 +26,7 @@ from swiftrec.export.data.order import BY_TIME, Order
 from swiftrec.export.data.relevance import Relevance, relevance_of
 from swiftrec.export.data.repeats import EXCLUDE, Repeats, counted, masked
 from swiftrec.export.errors import DataError
+from swiftrec.server.arrays import Mask, Positions
 
 Protocol = Literal["leave-one-out", "time"]
 
@@ -51,9 +52,9 @@ class Cases:
         equivalents: items that count as the target, too; empty if no case has any.
     """
 
-    users: NDArray[np.int64]
+    users: Positions
     histories: Histories
-    targets: NDArray[np.int64]
+    targets: Positions
     repeats: Repeats = EXCLUDE
     equivalents: Histories = field(default_factory=list)
 
@@ -67,7 +68,7 @@ class Cases:
         """The same targets with empty histories."""
         return replace(self, histories=[history[:0] for history in self.histories])
 
-    def take(self, rows: NDArray[np.int64]) -> Cases:
+    def take(self, rows: Positions) -> Cases:
         """Some of the cases."""
         equivalents = [self.equivalents[n] for n in rows] if self.equivalents else []
         return Cases(self.users[rows], [self.histories[n] for n in rows], self.targets[rows], self.repeats, equivalents)
@@ -231,7 +232,7 @@ def trainable(histories: Histories) -> Histories:
     return [history for history in histories if _can_train(history)]
 
 
-def _can_train(history: NDArray[np.int64]) -> bool:
+def _can_train(history: Positions) -> bool:
     return len(history) >= _MIN_TRAIN_INTERACTIONS
 
 
@@ -243,13 +244,13 @@ def cold_items(dataset: Dataset, share: float) -> NDArray[np.int64]:
     return np.sort(drawn)
 
 
-def _mask(positions: NDArray[np.int64], items: int) -> NDArray[np.bool_]:
+def _mask(positions: Positions, items: int) -> Mask:
     mask = np.zeros(items, dtype=bool)
     mask[positions] = True
     return mask
 
 
-def _relevance(dataset: Dataset, kept: list[NDArray[np.bool_]], users: list[int]) -> Relevance:
+def _relevance(dataset: Dataset, kept: list[Mask], users: list[int]) -> Relevance:
     """The relevance of the interactions of `users` that are kept."""
     relevance = relevance_of(dataset.ratings)
     return [relevance[u][kept[u]] for u in users] if relevance else []

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.server.arrays import Vectors
+
 _WORD = re.compile(r"[^\W\d_]+")
 _MIN_LETTERS = 3
 _MIN_COUNT = 5  # a rarer word has too few contexts
@@ -78,12 +80,12 @@ def _mutual_information(counts: NDArray[np.float32]) -> NDArray[np.float32]:
     return positive
 
 
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+def _unit(rows: Vectors) -> NDArray[np.float32]:
     unit: NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-9))
     return unit
 
 
-def _nearest(ranked: list[str], rows: NDArray[np.float32]) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _nearest(ranked: list[str], rows: Vectors) -> Iterator[tuple[str, tuple[str, ...]]]:
     for start in range(0, len(ranked), _ROWS):
         for n, cosines in enumerate(rows[start : start + _ROWS] @ rows.T, start):
             cosines[n] = -1

@@ -11,7 +11,7 @@ from pathlib import Path
 from swiftrec.export.data.columns import ColumnMap, Layout
 from swiftrec.export.data.issues import UNREADABLE, Issues
 from swiftrec.export.data.part_files import Part, find_parts
-from swiftrec.export.data.readers import READERS, PartReader, Rows, on_one_line
+from swiftrec.export.data.readers import READERS, NumberedRows, PartReader, on_one_line
 
 _PART_STEP = 1 << 40  # row numbers of the next part start at the next multiple: 8 bytes say part and line
 _MAX_SHOWN_CHARS = 60
@@ -70,7 +70,7 @@ class DataTable:
         part, line = self._part_and_line(number)
         return f"{part.unit} {line}" + (f" of {part.path.name}" if len(self.parts) > 1 else "")
 
-    def rows(self) -> Rows:
+    def rows(self) -> NumberedRows:
         """Yield (number, cells) of each complete row, part after part; anything unreadable is reported and left out."""
         columns: list[str] = []
         for index, part in enumerate(self.parts):

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.export.data.corruption import mistyped
-from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.dataset import Dataset, DatasetItem
 from swiftrec.export.data.lazy import Joined, TextFile
 from swiftrec.export.data.queries import Phrase, training_queries
+from swiftrec.server.arrays import Positions
 
 _HELD_OUT_EVERY = 10  # one of this many user texts is held out
 _DROP_SHARE = 0.25  # of the words
@@ -59,6 +60,11 @@ class TextRows:
     def row(self, variant: int, item: Position) -> Position:
         """The row of an item's text in one variant; also for an array of items."""
         return variant * self.items + item
+
+    def owners(self, texts: Sequence[int]) -> Positions:
+        """The item of each of these rows; for the n-th of the phrases and other texts, `items` + n."""
+        rows = np.asarray(texts)
+        return np.where(rows < self.first_phrase, rows % self.items, rows - self.first_phrase + self.items)
 
     @property
     def phrases(self) -> slice:
@@ -167,7 +173,7 @@ def unseen(texts: Texts, seed: int) -> list[str]:
     return [*texts.held, *made][:_MAX_UNSEEN] or list(full[:_MAX_UNSEEN])
 
 
-def _title_words(item: Item, rng: random.Random) -> str:
+def _title_words(item: DatasetItem, rng: random.Random) -> str:
     """Some neighbouring words of the title, in lower case, as typed into a search box."""
     words = item.title.lower().split()
     length = rng.randint(1, len(words))

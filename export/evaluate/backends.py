@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from swiftrec.export.arrays import Vectors
 from swiftrec.export.evaluate.recommender import Encode, Rank
 from swiftrec.export.models.bucketing import by_length
 from swiftrec.export.models.encoder import TextEncoder, load_bert, load_tokenizer, pad
 from swiftrec.export.models.ranker import TorchSession
 from swiftrec.export.models.sentence_space import sentence_vectors
 from swiftrec.export.models.teacher import Teacher
+from swiftrec.server.arrays import Vectors
 from swiftrec.server.errors import BundleError, ProviderError
 from swiftrec.server.models.networks import EncoderModel, RankerModel
 from swiftrec.server.models.session import open_session

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from swiftrec.export.arrays import Histories, Scores
+from swiftrec.export.arrays import Histories
 from swiftrec.export.blend.memory import ease, gram, interaction_matrix, most_popular
 from swiftrec.export.data.order import BY_TIME, UNORDERED, Order
+from swiftrec.server.arrays import Scores
 
 Baseline = Callable[[Histories], Scores]
 """Histories, oldest first -> scores float32 [histories, items]."""

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.export.schema.record import Exposure
+from swiftrec.server.arrays import Positions, Vectors
 
 _TENTHS = 10
 
 
-def exposure(lists: Sequence[NDArray[np.int64]], counts: NDArray[np.int64], vectors: NDArray[np.float32]) -> Exposure:
+def exposure(lists: Sequence[NDArray[np.int64]], counts: NDArray[np.int64], vectors: Vectors) -> Exposure:
     """Measure some lists of items.
 
     Args:
@@ -39,7 +40,7 @@ def gini(shown: NDArray[np.int64]) -> float:
     return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / (n * max(1, ordered.sum())))
 
 
-def by_popularity(items: NDArray[np.int64], counts: NDArray[np.int64]) -> list[float]:
+def by_popularity(items: Positions, counts: NDArray[np.int64]) -> list[float]:
     """Share of `items` in each tenth of the catalogue, the most popular tenth first."""
     order = np.argsort(-counts, kind="stable")
     tenth = np.empty(len(counts), dtype=np.int64)
@@ -48,7 +49,7 @@ def by_popularity(items: NDArray[np.int64], counts: NDArray[np.int64]) -> list[f
     return shares
 
 
-def _diversity(rows: NDArray[np.float32]) -> float:
+def _diversity(rows: Vectors) -> float:
     """1 - mean cosine of every two of the unit vectors `rows` [2 or more, width]."""
     size, summed = len(rows), rows.sum(0)
     return float(1 - (summed @ summed - (rows * rows).sum()) / (size * (size - 1)))

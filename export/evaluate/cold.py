@@ -11,11 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from swiftrec.export.arrays import Floats, Scores
 from swiftrec.export.data.split import Cases
 from swiftrec.export.evaluate.metrics import TOP, RankedCases, Score, masked_scores, rank
+from swiftrec.server.arrays import Floats, Mask, Positions, Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ class NewItems:
     warm: Cases
     cold: Cases
     items: int
-    positions: NDArray[np.int64]
+    positions: Positions
 
     @property
     def share(self) -> float:
@@ -86,7 +85,7 @@ def offset_for(ids: Score, new_items: NewItems) -> float:
     return _nearest(entries, new_items.share * places)
 
 
-def _entries(scores: Scores, is_new: NDArray[np.bool_]) -> Floats:
+def _entries(scores: Scores, is_new: Mask) -> Floats:
     """For each case and place in its list the offset above which one more new item is in it, flat.
 
     -inf: it is in the list at any offset, because the list is not full without it; inf: there is no such item.

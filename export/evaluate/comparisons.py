@@ -11,19 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-import numpy as np
-from numpy.typing import NDArray
-
-from swiftrec.export.arrays import Floats
 from swiftrec.export.evaluate.baselines import TRANSITIONS
 from swiftrec.export.evaluate.cold import Adjusted
 from swiftrec.export.evaluate.evaluation import ORACLE, Evaluation
-from swiftrec.export.evaluate.metrics import RankedCases, figure
+from swiftrec.export.evaluate.metrics import RankedCases, mean_interval
 from swiftrec.export.gates import MIN_COLD_CASES
 from swiftrec.export.schema.comparison import ColdPair, Comparison
 from swiftrec.export.schema.quality import FROZEN, FROZEN_POPULAR, RANKER_ALONE, TEACHER, TEXT_ALONE
+from swiftrec.server.arrays import Floats, Mask
 
-Results = Mapping[str, RankedCases]
+RecommenderResults = Mapping[str, RankedCases]
 """Task -> results of one recommender."""
 
 NAMED = (("ids", TRANSITIONS), ("tags", FROZEN_POPULAR))
@@ -35,7 +32,7 @@ _GROUP_TASKS = ("ids", "text")  # the tasks whose requests have a history
 
 def compare_tasks(
     name: str,
-    results: Mapping[str, Results],
+    results: Mapping[str, RecommenderResults],
     yardsticks: Collection[str],
     seed: int,
     adjusted: Mapping[str, Adjusted] | None = None,
@@ -115,8 +112,8 @@ def cold_pairs(evaluation: Evaluation) -> dict[str, ColdPair]:
 def compare_groups(
     name: str,
     baseline: str,
-    results: Mapping[str, Results],
-    members: Mapping[tuple[str, str], NDArray[np.bool_]],
+    results: Mapping[str, RecommenderResults],
+    members: Mapping[tuple[str, str], Mask],
     seed: int,
 ) -> list[Comparison]:
     """Compare a recommender with `baseline` within each group of users, on the tasks whose requests have a history.
@@ -143,7 +140,7 @@ def compare_groups(
     ]
 
 
-def compare_best_baseline(results: Mapping[str, Results], seed: int) -> Comparison:
+def compare_best_baseline(results: Mapping[str, RecommenderResults], seed: int) -> Comparison:
     """Compare the teacher with the best baseline on *ids*; parts of the teacher's own score do not count."""
     parts = (RANKER_ALONE, TEXT_ALONE)
     ids = {name: {"ids": row["ids"]} for name, row in results.items() if "ids" in row and name not in parts}
@@ -168,7 +165,7 @@ def _compare(
         own=float(values.mean()),
         baseline=baseline,
         other=float(other_values.mean()),
-        difference=figure(values - other_values, seed),
+        difference=mean_interval(values - other_values, seed),
         cases=len(values),
         group=group,
         is_level=is_level,

@@ -9,17 +9,17 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.export.arrays import Vectors
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.split import Split
 from swiftrec.export.data.user_groups import quarters_of
 from swiftrec.export.evaluate.beyond_accuracy import exposure
 from swiftrec.export.evaluate.cold import NewItems
-from swiftrec.export.evaluate.metrics import RankedCases, best, figure
+from swiftrec.export.evaluate.metrics import RankedCases, best, mean_interval
 from swiftrec.export.evaluate.recommender import EvaluatedRecommender
 from swiftrec.export.evaluate.tasks import FIRST, SHARES, VIOLATING, Tasks
 from swiftrec.export.schema.quality import Lists, UserGroup
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
+from swiftrec.server.arrays import Mask, Vectors
 from swiftrec.server.models.networks import UserSequence
 
 _POPULARITY_WEIGHT = 0.1  # a cosine is at most 1; log(1 + popularity) of a popular item is about 6
@@ -46,11 +46,11 @@ class EvaluationContext:
     frozen: EvaluatedRecommender | None
     frozen_fault: str = ""
 
-    def figures(self, results: Mapping[str, RankedCases]) -> dict[str, Figure]:
+    def figures(self, results: Mapping[str, RankedCases]) -> dict[str, MeanInterval]:
         """NDCG@10 of each task."""
-        return {task: figure(ranked.ndcg, self.seed) for task, ranked in results.items()}
+        return {task: mean_interval(ranked.ndcg, self.seed) for task, ranked in results.items()}
 
-    def shares(self, results: Mapping[str, RankedCases]) -> dict[str, dict[str, Figure]]:
+    def shares(self, results: Mapping[str, RankedCases]) -> dict[str, dict[str, MeanInterval]]:
         """Task -> name -> figure, as in `SHARES`, for the tasks that have results."""
         return {
             task: {name: self._share(task, ranked, name) for name in SHARES[task]}
@@ -58,17 +58,17 @@ class EvaluationContext:
             if task in SHARES
         }
 
-    def _share(self, task: str, ranked: RankedCases, name: str) -> Figure:
+    def _share(self, task: str, ranked: RankedCases, name: str) -> MeanInterval:
         if name == VIOLATING:
-            return figure(ranked.violating(self.tasks.queries[task].violating), self.seed)
-        return figure(ranked.first if name == FIRST else ranked.recall, self.seed)
+            return mean_interval(ranked.violating(self.tasks.queries[task].violating), self.seed)
+        return mean_interval(ranked.first if name == FIRST else ranked.recall, self.seed)
 
     def lists(self, task: str, ranked: RankedCases) -> Lists:
         """Everything else about one task's lists."""
         return Lists(
             task=task,
-            recall=figure(ranked.recall, self.seed),
-            mrr=figure(ranked.reciprocal, self.seed),
+            recall=mean_interval(ranked.recall, self.seed),
+            mrr=mean_interval(ranked.reciprocal, self.seed),
             exposure=exposure(ranked.lists, self.counts, self.texts),
         )
 
@@ -78,7 +78,7 @@ class EvaluationContext:
         return NewItems(self.tasks.warm, self.tasks.cold, len(self.dataset.items), self.split.cold)
 
     @cached_property
-    def members(self) -> dict[tuple[str, str], NDArray[np.bool_]]:
+    def members(self) -> dict[tuple[str, str], Mask]:
         """(attribute, group) of users -> which of the warm cases are theirs, of groups that have enough.
 
         Every data set has groups by `EVENTS`, the number of events before the target.
@@ -96,11 +96,13 @@ class EvaluationContext:
     def groups(self, ranked: RankedCases) -> list[UserGroup]:
         """NDCG@10 of each group of users on a warm task."""
         return [
-            UserGroup(attribute=name, group=value, cases=int(rows.sum()), ndcg=figure(ranked.ndcg[rows], self.seed))
+            UserGroup(
+                attribute=name, group=value, cases=int(rows.sum()), ndcg=mean_interval(ranked.ndcg[rows], self.seed)
+            )
             for (name, value), rows in self.members.items()
         ]
 
-    def probes(self, recommender: EvaluatedRecommender) -> Figure | None:
+    def probes(self, recommender: EvaluatedRecommender) -> MeanInterval | None:
         """Share of the top ten that carries the attribute of each probe; None if the data set has no probes."""
         probes = self.dataset.probes
         if not probes:
@@ -111,7 +113,7 @@ class EvaluationContext:
             np.mean([probe.value in self.dataset.items[n].attributes.get(probe.attribute, []) for n in top])
             for probe, top in zip(probes, tops, strict=True)
         ]
-        return figure(np.array(carried), self.seed)
+        return mean_interval(np.array(carried), self.seed)
 
 
 def _by_number(pair: tuple[str, str]) -> tuple[str, float, str]:

@@ -10,8 +10,9 @@ from swiftrec.export.errors import DataError
 from swiftrec.export.evaluate.baselines import WITHOUT_HISTORY, Baseline, fit_baselines, popularity
 from swiftrec.export.evaluate.cold import Adjusted, adjust
 from swiftrec.export.evaluate.context import EvaluationContext, add_popularity
-from swiftrec.export.evaluate.metrics import RankedCases, Score, figure, rank
-from swiftrec.export.evaluate.recommender import EvaluatedRecommender, RequestVectors
+from swiftrec.export.evaluate.metrics import RankedCases, Score, mean_interval, rank
+from swiftrec.export.evaluate.recommender import EvaluatedRecommender
+from swiftrec.export.evaluate.requests import RequestVectors
 from swiftrec.export.evaluate.tasks import SHARED_TASKS, sample_cases
 from swiftrec.export.schema.comparison import OtherProtocol
 from swiftrec.export.schema.quality import FROZEN, FROZEN_POPULAR, RANKER_ALONE, TEACHER, TEXT_ALONE
@@ -114,7 +115,7 @@ def other_protocol(context: EvaluationContext, trained_by: Protocol) -> OtherPro
     items = len(context.dataset.items)
     cases = sample_cases(parts.warm, items, context.seed)
     ndcg = {
-        baseline: figure(_rank(score, cases, items).ndcg, context.seed)
+        baseline: mean_interval(_rank(score, cases, items).ndcg, context.seed)
         for baseline, score in fit_baselines(parts.known, items, parts.order).items()
     }
     return OtherProtocol(protocol=name, cases=len(cases.targets), ndcg=ndcg, remark=_WHY_NO_TEACHER[name])

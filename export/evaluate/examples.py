@@ -12,7 +12,7 @@ from itertools import chain
 
 import numpy as np
 
-from swiftrec.export.data.dataset import Item
+from swiftrec.export.data.dataset import DatasetItem
 from swiftrec.export.data.split import Cases
 from swiftrec.export.evaluate.metrics import best
 from swiftrec.export.evaluate.recommender import EvaluatedRecommender
@@ -36,7 +36,7 @@ class ExampleRequest:
 
 
 def choose_requests(
-    histories: Iterable[Sequence[str]], items: Sequence[Item], popularity: Sequence[int]
+    histories: Iterable[Sequence[str]], items: Sequence[DatasetItem], popularity: Sequence[int]
 ) -> list[ExampleRequest]:
     """Choose the requests by the rule above.
 
@@ -51,7 +51,7 @@ def choose_requests(
     return requests + [ExampleRequest(query=query) for query in described if query]
 
 
-def _describe(item: Item) -> str:
+def _describe(item: DatasetItem) -> str:
     """The item's attribute values, or the first words of its text if it has none."""
     words = [*chain.from_iterable(item.attributes.values())] or item.text.split()
     return " ".join(words[:_DESCRIPTION_WORDS])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from swiftrec.export.arrays import Vectors
-from swiftrec.export.evaluate.metrics import best, common, figure
+from swiftrec.export.evaluate.metrics import best, common, mean_interval
 from swiftrec.export.evaluate.reference import Reference
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
+from swiftrec.server.arrays import Vectors
 
 
-def agreement(reference: Reference, variant: Vectors, items: Vectors, seed: int) -> dict[str, Figure]:
+def agreement(reference: Reference, variant: Vectors, items: Vectors, seed: int) -> dict[str, MeanInterval]:
     """The "cosine" of a variant's and the reference's vectors, and the "overlap" of their ten best items.
 
     Args:
@@ -20,4 +20,7 @@ def agreement(reference: Reference, variant: Vectors, items: Vectors, seed: int)
     compared = items[reference.items].T
     tops = zip(reference.top, (best(vector @ compared) for vector in variant), strict=True)
     overlaps = [common(expected.tolist(), top.tolist()) for expected, top in tops]
-    return {"cosine": figure((reference.vectors * variant).sum(1).tolist(), seed), "overlap": figure(overlaps, seed)}
+    return {
+        "cosine": mean_interval((reference.vectors * variant).sum(1).tolist(), seed),
+        "overlap": mean_interval(overlaps, seed),
+    }

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from swiftrec.export.data.dataset import Item
+from swiftrec.export.data.dataset import DatasetItem
 from swiftrec.export.data.split import Cases
 from swiftrec.export.errors import GateError
-from swiftrec.export.evaluate.metrics import RankedCases, figure, overlap, rank
+from swiftrec.export.evaluate.metrics import RankedCases, mean_interval, overlap, rank
 from swiftrec.export.evaluate.recommender import EvaluatedRecommender
 from swiftrec.export.schema.final import HeldOut
+from swiftrec.server.arrays import Mask
 
 _SAMPLE = 32  # requests whose results the packaged bundle must repeat
 
@@ -24,7 +24,7 @@ def likeness(measured: EvaluatedRecommender, served: EvaluatedRecommender, cases
 
 
 def require_learned(
-    measured: EvaluatedRecommender, served: EvaluatedRecommender, cases: Cases, is_known: NDArray[np.bool_], seed: int
+    measured: EvaluatedRecommender, served: EvaluatedRecommender, cases: Cases, is_known: Mask, seed: int
 ) -> HeldOut:
     """Compare both rankers, without the other parts, on events that only the served one was trained on.
 
@@ -41,9 +41,9 @@ def require_learned(
     """
     before, after = (_ranked(replace(model, retrieval=None), cases, is_known).ndcg for model in (measured, served))
     held_out = HeldOut(
-        measured=figure(before, seed),
-        served=figure(after, seed),
-        difference=figure(after - before, seed),
+        measured=mean_interval(before, seed),
+        served=mean_interval(after, seed),
+        difference=mean_interval(after - before, seed),
         cases=len(cases.targets),
     )
     if held_out.difference.high < 0:
@@ -57,7 +57,7 @@ def require_learned(
 
 
 def expected_answers(
-    served: EvaluatedRecommender, histories: Cases, texts: Sequence[str], items: Sequence[Item]
+    served: EvaluatedRecommender, histories: Cases, texts: Sequence[str], items: Sequence[DatasetItem]
 ) -> list[dict[str, list[str]]]:
     """The results that the packaged bundle must return for the first histories, given as texts.
 
@@ -76,7 +76,7 @@ def expected_answers(
     ]
 
 
-def _ranked(recommender: EvaluatedRecommender, cases: Cases, is_ranked: NDArray[np.bool_] | None = None) -> RankedCases:
+def _ranked(recommender: EvaluatedRecommender, cases: Cases, is_ranked: Mask | None = None) -> RankedCases:
     """Results for histories as ids, among all items or those of `is_ranked` [items]."""
     score = recommender.scores({"ids": recommender.of_histories(cases.histories)})["ids"]
     shown = np.ones(len(recommender.items), dtype=bool) if is_ranked is None else is_ranked

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.export.arrays import Floats, Scores
 from swiftrec.export.data.split import Cases
 from swiftrec.export.errors import ExportError
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
+from swiftrec.server.arrays import Floats, Positions, Scores
 
 Score = Callable[[slice], Scores]
 
@@ -64,15 +64,15 @@ class RankedCases:
         return 1 / (self.ranks + 1.0)
 
 
-def figure(values: Sequence[float] | Floats, seed: int) -> Figure:
+def mean_interval(values: Sequence[float] | Floats, seed: int) -> MeanInterval:
     """Mean with its percentile bootstrap interval (Efron, 1979; 1,000 resamples)."""
     array = np.asarray(values, dtype=np.float64)
     means = array[_resamples(len(array), seed)].mean(1)
     low, high = np.quantile(means, [0.025, 0.975])
-    return Figure(float(array.mean()), float(low), float(high))
+    return MeanInterval(float(array.mean()), float(low), float(high))
 
 
-def share(part: Floats, whole: Floats, seed: int) -> Figure | None:
+def share(part: Floats, whole: Floats, seed: int) -> MeanInterval | None:
     """Mean of `part` over mean of `whole`, with an interval over the same cases drawn for both.
 
     None if `whole` is 0 everywhere.
@@ -82,7 +82,7 @@ def share(part: Floats, whole: Floats, seed: int) -> Figure | None:
     drawn = _resamples(len(part), seed)
     ratios = part[drawn].mean(1) / np.maximum(whole[drawn].mean(1), 1e-12)
     low, high = np.quantile(ratios, [0.025, 0.975])
-    return Figure(float(part.mean() / whole.mean()), float(low), float(high))
+    return MeanInterval(float(part.mean() / whole.mean()), float(low), float(high))
 
 
 def overlap(a: RankedCases, b: RankedCases) -> float:
@@ -136,7 +136,7 @@ def masked_scores(score: Score, cases: Cases, items: int) -> Iterator[tuple[slic
         yield part, scores
 
 
-def _best_target(scores: Scores, target: NDArray[np.int64], same: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+def _best_target(scores: Scores, target: Positions, same: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Each case's target, or the item that counts as it and has a better score; ties go to the earlier item."""
     if not any(map(len, same)):
         return target
@@ -144,7 +144,7 @@ def _best_target(scores: Scores, target: NDArray[np.int64], same: Sequence[NDArr
     return np.array([own[np.argmax(row[own])] for row, own in zip(scores, options, strict=True)])
 
 
-def _ranks(scores: Scores, target: NDArray[np.int64]) -> NDArray[np.int64]:
+def _ranks(scores: Scores, target: Positions) -> NDArray[np.int64]:
     """Ranks of `target` [cases] in masked scores [cases, items]."""
     best_score = scores[np.arange(len(target)), target][:, None]
     is_earlier = np.arange(scores.shape[1]) < target[:, None]

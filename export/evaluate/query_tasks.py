@@ -15,13 +15,14 @@ from types import MappingProxyType
 
 import numpy as np
 
-from swiftrec.export.arrays import Histories, Positions
-from swiftrec.export.data.attributes import TAGS, AttributeIndex
+from swiftrec.export.arrays import Histories
+from swiftrec.export.data.attributes import TAGS, ItemsByValue
 from swiftrec.export.data.corruption import mistyped
-from swiftrec.export.data.dataset import Item
+from swiftrec.export.data.dataset import DatasetItem
 from swiftrec.export.data.keywords import Keywords, words_of
 from swiftrec.export.data.split import Cases
 from swiftrec.export.data.templates import EVALUATION, spoken_title
+from swiftrec.server.arrays import Positions
 
 MAX_CASES = 500  # cases of each of these tasks
 _MAX_READ = 10_000  # items that are searched for tags
@@ -64,10 +65,10 @@ class QuerySource:
         seed: beyond those of training.
     """
 
-    items: Sequence[Item]
+    items: Sequence[DatasetItem]
     titles: Sequence[str]
     nouns: Sequence[str]
-    carriers: AttributeIndex
+    carriers: ItemsByValue
     warm: Cases
     size: int
     seed: int
@@ -144,19 +145,19 @@ def tags(source: QuerySource) -> QueryTask | str:
     return QueryTask([" ".join(words) for words in queries], cases)
 
 
-def _tags_of(item: Item) -> set[str]:
+def _tags_of(item: DatasetItem) -> set[str]:
     return {tag.lower() for tag in item.attributes.get(TAGS, [])}
 
 
-def _words_of(item: Item) -> set[str]:
+def _words_of(item: DatasetItem) -> set[str]:
     return words_of(item.text)
 
 
 def _equivalents(
-    items: Sequence[Item],
+    items: Sequence[DatasetItem],
     queries: Sequence[Sequence[str]],
     targets: Sequence[int],
-    described: Callable[[Item], set[str]],
+    described: Callable[[DatasetItem], set[str]],
 ) -> Histories:
     """For each query the items other than the target whose description has all of its words."""
     carriers: dict[str, list[int]] = {word: [] for words in queries for word in words}
@@ -237,7 +238,7 @@ def negation(source: QuerySource) -> QueryTask | str:
 class _Partners:
     """Which values occur together with a value, and in how many items."""
 
-    def __init__(self, carriers: AttributeIndex, items: int) -> None:
+    def __init__(self, carriers: ItemsByValue, items: int) -> None:
         self._carriers, self._items = carriers, items
         self._known: dict[str, dict[str, int]] = {}
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.export.arrays import Histories, Scores, Vector, Vectors
+from swiftrec.export.arrays import Histories
 from swiftrec.export.data.split import Cases
 from swiftrec.export.evaluate.metrics import RankedCases, Score, rank
 from swiftrec.export.evaluate.query_tasks import QueryTask
+from swiftrec.export.evaluate.requests import CachedNames, EncodedRequest, RequestVectors
 from swiftrec.export.evaluate.tasks import Tasks
+from swiftrec.server.arrays import Positions, Scores, Vector, Vectors
 from swiftrec.server.catalogue.blend import (
     EXTRA_FEATURES,
     QUERIES,
@@ -20,12 +22,11 @@ from swiftrec.server.catalogue.blend import (
     BlendRow,
     ScoreTerms,
     Scoring,
-    ScoringInput,
     Weights,
     item_vectors,
 )
-from swiftrec.server.catalogue.history import History, Names, Resolver
-from swiftrec.server.catalogue.sparse import NO_BOOSTS, AnyBoosts
+from swiftrec.server.catalogue.history import History, Names
+from swiftrec.server.catalogue.sparse import NO_BOOSTS
 from swiftrec.server.models.networks import EventKind, UserSequence, ranker_half, sentence_half
 
 Encode = Callable[[list[str]], Vectors]
@@ -54,63 +55,6 @@ class Retrieval:
         """The same with these weights for every request."""
         blend = Blend([BlendRow(query, 0, weights) for query in QUERIES])
         return replace(self, scoring=self.scoring.with_blend(blend))
-
-
-class CachedNames:
-    """Looks texts up in the names of items, and caches the results by the text.
-
-    A text has one sentence vector throughout an evaluation, so the text is enough as the key.
-
-    Args:
-        names: which item a text is.
-    """
-
-    def __init__(self, names: Resolver) -> None:
-        self._names = names
-        self._named: dict[str, int | None] = {}
-        self._meant: dict[str, int | None] = {}
-
-    def by_name(self, text: str) -> int | None:
-        """The item of that name, as `Names` finds it."""
-        if text not in self._named:
-            self._named[text] = self._names.by_name(text)
-        return self._named[text]
-
-    def by_meaning(self, text: str, sentence: Vector) -> int | None:
-        """The item of that meaning, as `Names` finds it."""
-        if text not in self._meant:
-            self._meant[text] = self._names.by_meaning(text, sentence)
-        return self._meant[text]
-
-
-@dataclass(slots=True)
-class EncodedRequest:
-    """One request as the pipeline sees it once every text is encoded.
-
-    `items` are the positions of the events that are items, `sentences` the sentence vectors of all events and of the
-    query behind them, each [s].
-    """
-
-    vectors: list[Vector] = field(default_factory=list)
-    kinds: list[EventKind] = field(default_factory=list)
-    items: list[int] = field(default_factory=list)
-    sentences: list[Vector] = field(default_factory=list)
-    query: str = ""
-
-    def known(self, width: int) -> ScoringInput:
-        """What the other parts of a score know of the request; sentence vectors have `width` entries."""
-        events = len(self.kinds) - bool(self.query)
-        sentences = np.array(self.sentences[:events], dtype=np.float32).reshape(events, width)
-        query = self.sentences[-1] if self.query else None
-        return ScoringInput(events, np.array(self.items, dtype=np.int64), sentences, self.query, query)
-
-
-@dataclass(frozen=True, slots=True)
-class RequestVectors:
-    """The vectors of some requests, float32 [requests, width], and the boosts that are added to the scores of each."""
-
-    vectors: Vectors
-    boosts: Sequence[AnyBoosts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +150,7 @@ class EvaluatedRecommender:
     def _encoding(self, texts: Sequence[str]) -> Callable[[NDArray[np.int64]], Vectors]:
         return lambda positions: self.encode([texts[n] for n in positions])
 
-    def _of_history(self, history: NDArray[np.int64]) -> EncodedRequest:
+    def _of_history(self, history: Positions) -> EncodedRequest:
         request = EncodedRequest()
         for item in self._last(history).tolist():
             self._add_item(request, item)
@@ -229,7 +173,7 @@ class EvaluatedRecommender:
             seen.append(np.array(known.items, dtype=np.int64))
         return requests, seen
 
-    def _of_plain(self, history: NDArray[np.int64], vectors: Mapping[int, Vector]) -> EncodedRequest:
+    def _of_plain(self, history: Positions, vectors: Mapping[int, Vector]) -> EncodedRequest:
         """A history of a recommender that cannot tell that a text is an item."""
         request = EncodedRequest()
         for n in self._last(history).tolist():
@@ -266,7 +210,7 @@ class EvaluatedRecommender:
         request.query = query
         return request
 
-    def _last(self, history: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _last(self, history: Positions) -> NDArray[np.int64]:
         return history[-self.max_history :]
 
     def _vectors(self, requests: Iterable[EncodedRequest]) -> RequestVectors:

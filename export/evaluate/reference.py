@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from swiftrec.export.data.dataset import Item
+from swiftrec.export.data.dataset import DatasetItem
 from swiftrec.export.evaluate.checkpoint_library import ReferenceModel
 from swiftrec.export.evaluate.metrics import best
+from swiftrec.server.arrays import Positions, Vectors
 
 _MAX_ITEMS = 10_000  # are compared; of a larger catalogue every n-th
 _FIELDS, _ARRAYS = "reference.json", "reference.npz"
@@ -34,12 +35,12 @@ class Reference:
 
     library: str
     texts: list[str]
-    vectors: NDArray[np.float32]
-    items: NDArray[np.int64]
+    vectors: Vectors
+    items: Positions
     top: NDArray[np.int64]
 
     @classmethod
-    def make(cls, model: ReferenceModel, texts: list[str], catalogue: Sequence[Item]) -> Self:
+    def make(cls, model: ReferenceModel, texts: list[str], catalogue: Sequence[DatasetItem]) -> Self:
         """Encode `texts` and rank the items of `catalogue` for them."""
         items = np.arange(0, len(catalogue), -(-len(catalogue) // _MAX_ITEMS), dtype=np.int64)
         shown = [catalogue[int(n)] for n in items]

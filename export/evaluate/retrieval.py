@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.export.arrays import Vectors
 from swiftrec.export.evaluate.recommender import Retrieval
 from swiftrec.export.schema.blend import BlendRecord
+from swiftrec.server.arrays import Vectors
 from swiftrec.server.catalogue.blend import Blend, Scoring
 from swiftrec.server.catalogue.history import Names
-from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.catalogue.memory import Memory
 from swiftrec.server.catalogue.words import Words
 
 

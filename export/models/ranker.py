@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from swiftrec.server.arrays import Vectors
+
 _KINDS = 3  # item, text, query: server.models.networks.EventKind
 _MASKED = -1e9
 _LAYERS, _HEADS = 2, 4
@@ -159,5 +161,5 @@ class TorchSession:
         """Run the model."""
         with torch.inference_mode():
             users = self._last(*(torch.from_numpy(feeds[n]) for n in ("vectors", "kinds", "mask")))
-        vectors: NDArray[np.float32] = users.numpy()
+        vectors: Vectors = users.numpy()
         return vectors

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from swiftrec.server.arrays import Vectors
+
 MAX_SENTENCE_DIMENSIONS = 128
 SENTENCES, SENTENCE_MAP = "sentences.npy", "sentence_map.npy"
 _SAMPLE_ROWS = 50_000  # texts that a linear map is fitted on
@@ -72,5 +74,5 @@ def load_sentences(folder: Path, texts: int) -> NDArray[np.float32]:
     path = folder / SENTENCES
     if not path.exists():
         return np.empty((texts, 0), np.float32)
-    vectors: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
+    vectors: Vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     return vectors

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from swiftrec.export.arrays import Vectors
 from swiftrec.export.data.text_variants import TextRows, TextVariant
+from swiftrec.server.arrays import Vectors
 
 ITEM_VECTORS = "item_vectors.npy"
 _POOLED, _UNTUNED = "pooled.npy", "untuned.npy"

@@ -15,14 +15,14 @@ import numpy as np
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
-from swiftrec.export.arrays import Scores
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.split import leave_one_out
 from swiftrec.export.errors import DataError
-from swiftrec.export.evaluate.metrics import figure, rank
+from swiftrec.export.evaluate.metrics import mean_interval, rank
 from swiftrec.export.planted.true_model import MAX_ITEMS, Shares, TrueModel, draw_dataset
-from swiftrec.export.schema.record import Figure
-from swiftrec.server.config import read_settings
+from swiftrec.export.schema.record import MeanInterval
+from swiftrec.server.arrays import Scores
+from swiftrec.server.settings_reader import read_settings
 
 FACTS = "planted.json"
 _MIN_ITEMS, _MIN_USERS, _MAX_USERS = 100, 50, 1_000_000
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def ceilings(model: TrueModel, dataset: Dataset, seed: int) -> dict[str, Figure]:
+def ceilings(model: TrueModel, dataset: Dataset, seed: int) -> dict[str, MeanInterval]:
     """NDCG@10 of the true model on the cases of *ids* by leave-one-out, and of each of its distributions alone.
 
     The cases' histories are without cold items, as a recommender reads them; all items are released.
@@ -109,11 +109,11 @@ def ceilings(model: TrueModel, dataset: Dataset, seed: int) -> dict[str, Figure]
             histories = cases.histories[part]
             return mixed.chances(histories, np.ones(len(histories))).astype(np.float32)
 
-        figures[name] = figure(rank(score, cases, items).ndcg, seed)
+        figures[name] = mean_interval(rank(score, cases, items).ndcg, seed)
     return figures
 
 
-def _as_rows(figures: dict[str, Figure]) -> dict[str, dict[str, float]]:
+def _as_rows(figures: dict[str, MeanInterval]) -> dict[str, dict[str, float]]:
     return {name: {"mean": f.mean, "low": f.low, "high": f.high} for name, f in figures.items()}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.export.arrays import Histories
-from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.dataset import Dataset, DatasetItem
 from swiftrec.export.planted.topics import ADJECTIVES, KINDS, TOPICS
 
 Chances = NDArray[np.float64]
@@ -142,7 +142,7 @@ def _draw_users(model: TrueModel, users: int, rng: np.random.Generator) -> tuple
     return [np.array(row, dtype=np.int64) for row in histories], times
 
 
-def _items(model: TrueModel, rng: np.random.Generator) -> list[Item]:
+def _items(model: TrueModel, rng: np.random.Generator) -> list[DatasetItem]:
     """Titles of an adjective and a noun of the topic, no two alike; texts with more of the topic's nouns."""
     titles = {topic: _titles(nouns, rng) for topic, nouns in enumerate(TOPICS)}
     items = []
@@ -150,7 +150,7 @@ def _items(model: TrueModel, rng: np.random.Generator) -> list[Item]:
         title, nouns = titles[topic].pop(), rng.choice(TOPICS[topic], _WORDS_PER_TEXT, replace=False)
         kind, year = str(rng.choice(KINDS)), str(_FIRST_YEAR + int(rng.integers(_YEARS)))
         text = f"{title}. A {kind} of {', '.join(nouns[:-1])} and {nouns[-1]}"
-        items.append(Item(f"item-{number + 1}", title, text, {"kind": [kind], "year": [year]}))
+        items.append(DatasetItem(f"item-{number + 1}", title, text, {"kind": [kind], "year": [year]}))
     return items
 
 

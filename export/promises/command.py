@@ -16,15 +16,15 @@ from pydantic_settings import CliSuppress, SettingsConfigDict
 
 from swiftrec.export.config import BUNDLE_FLAGS, ExportSettings, show_in_help
 from swiftrec.export.evaluate.tasks import SHARED_TASKS, TASKS
-from swiftrec.export.promises.promise import Promise
-from swiftrec.export.promises.quality import quality_promises
+from swiftrec.export.promises.quality import promise_of, quality_promises
 from swiftrec.export.report.command import load_quality
 from swiftrec.export.schema.quality import Quality
 from swiftrec.export.schema.variant import Variant
 from swiftrec.export.seeds.records import recorded_teachers
+from swiftrec.promise import Promise
 from swiftrec.server.catalogue.catalogue import VECTORS
-from swiftrec.server.config import read_settings
 from swiftrec.server.models.bundle import find_bundle
+from swiftrec.server.settings_reader import read_settings
 
 _RETAINED = 0.98
 _SPEEDUP, _STATIC_SPEEDUP, _INVARIANCE = 8.0, 100.0, 1e-4
@@ -75,7 +75,7 @@ def all_promises(quality: Quality, settings: ExportSettings, items: int) -> Iter
     yield _speed(default, f"default ({default.name})", _SPEEDUP)
     yield _speed(static, "static student", _STATIC_SPEEDUP)
     worst = max(record.batch_invariance for record in quality.shipped)
-    yield Promise("batch dependence, worst shipped", _INVARIANCE, worst, at_most=True)
+    yield Promise("batch dependence, worst shipped", _INVARIANCE, [worst], at_most=True)
 
 
 def by_time(settings: ExportSettings) -> Promise:
@@ -86,10 +86,11 @@ def by_time(settings: ExportSettings) -> Promise:
     if len(leads) < _MIN_SEEDS:
         flags = {"data": settings.data, "checkpoint": settings.checkpoint, "preset": settings.preset}
         given = [word for flag, value in flags.items() if value for word in (f"--{flag}", str(value))]
-        how = shlex.join(["swiftrec", "export", "seeds", "--protocol", "time", "--name", name, *given])
-        return Promise(promised, 0.0, None, how=f"{_MIN_SEEDS} seeds are needed: {how}")
+        command = shlex.join(["swiftrec", "export", "seeds", "--protocol", "time", "--name", name, *given])
+        return Promise(promised, 0.0, [], why=f"{_MIN_SEEDS} seeds are needed: {command}")
     differences = [lead.difference.mean for lead in leads]
-    return Promise(promised, 0.0, sum(differences) / len(differences), (min(differences), max(differences)))
+    interval = (min(differences), max(differences))
+    return Promise(promised, 0.0, [sum(differences) / len(differences)], interval=interval)
 
 
 def _static(quality: Quality) -> Variant | None:
@@ -106,17 +107,17 @@ def _students(quality: Quality) -> Iterator[Promise]:
         if task in SHARED_TASKS or not kept:
             continue
         least = min(kept, key=lambda name: kept[name].mean)
-        yield Promise.of(
+        yield promise_of(
             f"default ({default.name}), share of the teacher's {task}",
             _RETAINED,
             default.retained.get(task),
         )
-        yield Promise.of(f"least of all students ({least}), share of the teacher's {task}", _RETAINED, kept[least])
+        yield promise_of(f"least of all students ({least}), share of the teacher's {task}", _RETAINED, kept[least])
 
 
 def _speed(record: Variant | None, name: str, bound: float) -> Promise:
     """The median of texts per second over the PyTorch teacher's, with the lowest and the highest round."""
     name = f"{name}, texts/s / PyTorch teacher"
     if record is None or not record.speedup_vs_teacher_pytorch:
-        return Promise(name, bound, None)
-    return Promise(name, bound, record.speedup_vs_teacher_pytorch, record.speedup_range)
+        return Promise(name, bound, [])
+    return Promise(name, bound, [record.speedup_vs_teacher_pytorch], interval=record.speedup_range)

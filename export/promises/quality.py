@@ -17,16 +17,23 @@ from swiftrec.export.evaluate.comparisons import NAMED
 from swiftrec.export.evaluate.metrics import random_ndcg
 from swiftrec.export.evaluate.tasks import FIRST, IN_TEN
 from swiftrec.export.gates import MIN_COLD_CASES
-from swiftrec.export.promises.promise import Promise
 from swiftrec.export.schema.comparison import Comparison
 from swiftrec.export.schema.quality import FROZEN, TEACHER, Quality
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
+from swiftrec.promise import Promise
 
 _IDS_BY_PRESET: Mapping[str, float] = MappingProxyType({"quick": 0.122, "full": 0.135})
 _TEXT = 0.10
 _COLD_BEFORE, _COLD_RISE = 0.0149, 1.25  # at the common share of new items, before a score had parts
 _NAMED_SHARES = (("title", FIRST, 0.97), ("title", IN_TEN, 0.99), ("typos", IN_TEN, 0.85))
 _OF_POPULARITY = 3.0
+
+
+def promise_of(name: str, bound: float, figure: MeanInterval | None, why: str = "") -> Promise:
+    """A promise about a figure's mean."""
+    if figure is None:
+        return Promise(name, bound, [], why=why)
+    return Promise(name, bound, [figure.mean], interval=(figure.low, figure.high))
 
 
 def quality_promises(quality: Quality, settings: ExportSettings, items: int) -> Iterator[Promise]:
@@ -36,7 +43,7 @@ def quality_promises(quality: Quality, settings: ExportSettings, items: int) -> 
     yield from _of_movielens(quality, settings)
     for task, what, bound in _NAMED_SHARES:
         share = shares.get(task, {}).get(what)
-        yield Promise.of(f"default, share of {task} requests whose item is {what}", bound, share, _why(quality, task))
+        yield promise_of(f"default, share of {task} requests whose item is {what}", bound, share, _why(quality, task))
     for task, yardstick in (*NAMED, ("cold", FROZEN)):
         yield _named(quality, task, yardstick)
     yield _teacher(quality)
@@ -52,14 +59,14 @@ def _of_movielens(quality: Quality, settings: ExportSettings) -> Iterator[Promis
     tasks, pair = quality.tasks.get(name, {}), quality.cold_pairs.get(name)
     is_movielens = settings.data is None and (quality.protocol, quality.order) == ("leave-one-out", BY_TIME)
     is_judged = is_movielens and quality.repeats == EXCLUDE and settings.preset in _IDS_BY_PRESET
-    how = "" if is_judged else "swiftrec export --preset full, then swiftrec export targets --preset full"
-    figures: dict[str, tuple[float, Figure | None]] = {
+    why = "" if is_judged else "swiftrec export --preset full, then swiftrec export targets --preset full"
+    figures: dict[str, tuple[float, MeanInterval | None]] = {
         "ids": (_IDS_BY_PRESET.get(settings.preset, _IDS_BY_PRESET["full"]), tasks.get("ids")),
         "text": (_TEXT, tasks.get("text")),
         "cold at the same share of new items": (_COLD_RISE * _COLD_BEFORE, pair.cold if pair else None),
     }
     for task, (bound, figure) in figures.items():
-        yield Promise.of(f"default on MovieLens, NDCG@10 on {task}", bound, figure if is_judged else None, how)
+        yield promise_of(f"default on MovieLens, NDCG@10 on {task}", bound, figure if is_judged else None, why)
 
 
 def _why(quality: Quality, task: str) -> str:
@@ -77,27 +84,28 @@ def _named(quality: Quality, task: str, yardstick: str) -> Promise:
     level = " at the same share of new items" * (comparison is not None and comparison.is_level)
     name = f"default, NDCG@10 on {task}{level} minus {yardstick}"
     if comparison is None:
-        return Promise(name, 0.0, None, how=_why(quality, task))
+        return Promise(name, 0.0, [], why=_why(quality, task))
     difference = comparison.difference
     if yardstick != TRANSITIONS:
-        return Promise.of(name, 0.0, difference)
-    return Promise(f"{name}, lower end", 0.0, difference.low, (difference.low, difference.high))
+        return promise_of(name, 0.0, difference)
+    interval = (difference.low, difference.high)
+    return Promise(f"{name}, lower end", 0.0, [difference.low], interval=interval)
 
 
 def _distance(comparison: Comparison) -> Promise:
     """Met if the default is above the best yardstick of a task, or not below it by more than chance."""
     name = f"default, upper end of NDCG@10 on {comparison.task} minus {comparison.baseline}"
     difference = comparison.difference
-    return Promise(name, 0.0, difference.high, (difference.low, difference.high))
+    return Promise(name, 0.0, [difference.high], interval=(difference.low, difference.high))
 
 
-def _over_popularity(cold: Figure | None, popular: Figure | None, chance: float) -> Promise:
+def _over_popularity(cold: MeanInterval | None, popular: MeanInterval | None, chance: float) -> Promise:
     """Three times popularity as training sees it, or three times chance if that is more."""
     name = "default, NDCG@10 cold, at least 3x popularity"
     if popular is None:
-        return Promise(name, 0.0, None)
+        return Promise(name, 0.0, [])
     name += f" as training sees it ({popular.mean:.4f}) or chance ({chance:.4f})"
-    return Promise.of(name, _OF_POPULARITY * max(popular.mean, chance), cold)
+    return promise_of(name, _OF_POPULARITY * max(popular.mean, chance), cold)
 
 
 def _teacher(quality: Quality) -> Promise:
@@ -105,8 +113,8 @@ def _teacher(quality: Quality) -> Promise:
     own, other = (quality.tasks.get(name, {}).get("ids") for name in (TEACHER, TRANSITIONS))
     name = "teacher, upper end of NDCG@10 on ids, at least that of transitions"
     if own is None or other is None:
-        return Promise(name, 0.0, None)
-    return Promise(name, other.mean, own.high, (own.low, own.high))
+        return Promise(name, 0.0, [])
+    return Promise(name, other.mean, [own.high], interval=(own.low, own.high))
 
 
 def _groups(quality: Quality) -> Promise:
@@ -115,4 +123,4 @@ def _groups(quality: Quality) -> Promise:
     below = sum(comparison.difference.mean < 0 for comparison in compared)
     lost = sum(comparison.loses for comparison in compared)
     name = f"means of groups of users below popularity, of {len(compared)} (beyond the interval: {lost})"
-    return Promise(name, 0, below, at_most=True)
+    return Promise(name, 0, [below], at_most=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from swiftrec.export.evaluate.baselines import POPULARITY, TRANSITIONS
 from swiftrec.export.report.rows import rows
-from swiftrec.export.schema.quality import TEACHER, Curve, Quality
+from swiftrec.export.schema.quality import TEACHER, Quality, TrainingCurve
 from swiftrec.export.schema.variant import Variant
-from swiftrec.plots import Bar, Line, Point, bars, lines, points
+from swiftrec.plots import Bar, Line, ScatterPoint, bars, lines, points
 
 _MODEL, _BASELINE = 0, 5  # colours
 _TASK = "query"  # depends on the encoder most: titles are recognised as items, whatever the encoder
@@ -19,13 +19,13 @@ def quality_by_speed(quality: Quality) -> str:
     return points([p for v in quality.variants if (p := _point(quality, v))], "texts/s on one core", y, log_x=True)
 
 
-def _point(quality: Quality, variant: Variant) -> Point | None:
+def _point(quality: Quality, variant: Variant) -> ScatterPoint | None:
     share = variant.retained.get(_TASK) or variant.agreement.get("overlap")
     if share is None or not variant.is_timed:
         return None
     is_default, label = variant.name == quality.default["cpu"].name, variant.name
     label += " (default)" * is_default + " (not shipped)" * (not variant.shipped)
-    return Point(label, variant.texts_per_s_core, share.mean, share.low, share.high, _MODEL)
+    return ScatterPoint(label, variant.texts_per_s_core, share.mean, share.low, share.high, _MODEL)
 
 
 def learning_curves(quality: Quality) -> list[str]:
@@ -38,7 +38,7 @@ def learning_curves(quality: Quality) -> list[str]:
     return [chart for chart in charts if chart]
 
 
-def _curve(curve: Curve, column: str, label: str) -> str:
+def _curve(curve: TrainingCurve, column: str, label: str) -> str:
     values = [(float(row["epoch"] or 0), float(y)) for row in curve if (y := row.get(column)) is not None]
     return lines([Line(label, values)], "epoch", label) if len(values) > 1 else ""
 

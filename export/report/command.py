@@ -16,9 +16,9 @@ from swiftrec.export.report.rows import rows
 from swiftrec.export.report.sentences import headline, remarks, served_lines
 from swiftrec.export.report.tables import main_tables, print_tables, share_table
 from swiftrec.export.schema.quality import Quality
-from swiftrec.server.config import read_settings
 from swiftrec.server.errors import BundleError
 from swiftrec.server.models.bundle import load_bundle
+from swiftrec.server.settings_reader import read_settings
 
 WIDTH = 300  # of the printed table, whatever the terminal's: one line for each recommender
 

@@ -9,7 +9,7 @@ from typing import Any
 from swiftrec.export.report.rows import RecommenderRow, rows
 from swiftrec.export.schema.comparison import Comparison
 from swiftrec.export.schema.quality import Quality
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 from swiftrec.export.schema.variant import Variant
 
 
@@ -93,7 +93,7 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
     return comparison.model_dump() | {"loses": comparison.loses, "is_above": comparison.is_above}
 
 
-def _interval(figure: Figure | None) -> list[float] | None:
+def _interval(figure: MeanInterval | None) -> list[float] | None:
     return [figure.low, figure.high] if figure else None
 
 
@@ -101,5 +101,5 @@ def _shares(row: RecommenderRow) -> dict[str, dict[str, dict[str, float]]]:
     return {task: _figures(names) for task, names in row.shares.items()}
 
 
-def _figures(figures: Mapping[str, Figure]) -> dict[str, dict[str, float]]:
+def _figures(figures: Mapping[str, MeanInterval]) -> dict[str, dict[str, float]]:
     return {name: asdict(figure) for name, figure in figures.items()}

@@ -9,7 +9,7 @@ from typing import Literal
 from swiftrec.export.evaluate.tasks import TASKS
 from swiftrec.export.schema.comparison import ColdPair
 from swiftrec.export.schema.quality import TEACHER, Lists, Quality, UserGroup
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 from swiftrec.export.schema.variant import Variant
 
 
@@ -48,8 +48,8 @@ class RecommenderRow:
     ms_batch1: float | None = None
     speedup: float | None = None
     default_on: tuple[str, ...] = ()
-    tasks: Mapping[str, Figure] = field(default_factory=dict)
-    shares: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
+    tasks: Mapping[str, MeanInterval] = field(default_factory=dict)
+    shares: Mapping[str, Mapping[str, MeanInterval]] = field(default_factory=dict)
     lists: Lists | None = None
     cold_pair: ColdPair | None = None
     groups: Mapping[str, list[UserGroup]] = field(default_factory=dict)
@@ -77,8 +77,8 @@ def rows(quality: Quality) -> list[RecommenderRow]:
 
 
 def comparison_rows(
-    tasks: Mapping[str, Mapping[str, Figure]],
-    shares: Mapping[str, Mapping[str, Mapping[str, Figure]]],
+    tasks: Mapping[str, Mapping[str, MeanInterval]],
+    shares: Mapping[str, Mapping[str, Mapping[str, MeanInterval]]],
     cold_pairs: Mapping[str, ColdPair],
 ) -> list[RecommenderRow]:
     """The rows of an evaluation of the teacher, which has neither variants nor speeds.
@@ -94,8 +94,8 @@ def comparison_rows(
 
 def _measured(
     row: RecommenderRow,
-    tasks: Mapping[str, Mapping[str, Figure]],
-    shares: Mapping[str, Mapping[str, Mapping[str, Figure]]],
+    tasks: Mapping[str, Mapping[str, MeanInterval]],
+    shares: Mapping[str, Mapping[str, Mapping[str, MeanInterval]]],
     cold_pairs: Mapping[str, ColdPair],
 ) -> RecommenderRow:
     """The row with the figures of its recommender."""

@@ -9,7 +9,7 @@ from swiftrec.export.evaluate.tasks import SHARED_TASKS, TASKS
 from swiftrec.export.gates import EVERY_TASK, QUALITY
 from swiftrec.export.schema.models import TeacherRecord
 from swiftrec.export.schema.quality import FROZEN, FROZEN_POPULAR, TEACHER, Quality
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 from swiftrec.export.schema.variant import Variant
 
 _HEADLINE_TASKS = ("text", "query")
@@ -49,7 +49,7 @@ def _loss(default: Variant) -> str:
     return f"It keeps {kept} of the teacher's NDCG@10: {_verdict(shares)}."
 
 
-def _verdict(shares: Mapping[str, Figure]) -> str:
+def _verdict(shares: Mapping[str, MeanInterval]) -> str:
     """Which losses are more than chance, and on which tasks the interval includes both none and one that matters."""
     lost = [task for task, share in shares.items() if share.high < 1]
     unclear = [task for task, share in shares.items() if share.low < QUALITY.shipped[EVERY_TASK] and share.high >= 1]
@@ -58,7 +58,7 @@ def _verdict(shares: Mapping[str, Figure]) -> str:
     return "; ".join(sentences) or "no loss is more than chance"
 
 
-def _percent(figure: Figure) -> str:
+def _percent(figure: MeanInterval) -> str:
     return f"{figure.mean:.1%} [{100 * figure.low:.1f}, {100 * figure.high:.1f}]"
 
 

@@ -13,11 +13,11 @@ from swiftrec.export.evaluate.tasks import SHARES, present
 from swiftrec.export.report.rows import RecommenderRow, rows
 from swiftrec.export.report.sentences import absent_tasks, failure_lines, teacher_lines
 from swiftrec.export.schema.quality import Quality
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 from swiftrec.server.parts import PARTS
 
 
-class Table(NamedTuple):
+class ReportTable(NamedTuple):
     """A title, the names of the columns, and the cells row by row; the first column names the row."""
 
     title: str
@@ -25,7 +25,7 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
 
 
-def main_tables(quality: Quality) -> list[Table]:
+def main_tables(quality: Quality) -> list[ReportTable]:
     """Quality by task, then size and speed."""
     shown = rows(quality)
     return [
@@ -34,15 +34,15 @@ def main_tables(quality: Quality) -> list[Table]:
     ]
 
 
-def quality_table(title: str, rows: Sequence[RecommenderRow]) -> Table:
+def quality_table(title: str, rows: Sequence[RecommenderRow]) -> ReportTable:
     """NDCG@10 of every recommender on every task; no rows if there are no interactions."""
     measured = [row for row in rows if row.tasks]
     tasks = present({row.name: row.tasks for row in measured})
     cells = [[row.name, *(_cell(row.tasks.get(task)) for task in tasks)] for row in measured]
-    return Table(f"{title}; ± is half of the 95 % interval", ["", *tasks], cells)
+    return ReportTable(f"{title}; ± is half of the 95 % interval", ["", *tasks], cells)
 
 
-def speed_table(title: str, rows: Sequence[RecommenderRow]) -> Table:
+def speed_table(title: str, rows: Sequence[RecommenderRow]) -> ReportTable:
     """Speed, size and shape of the teacher and of every variant; "-" if a speed was not measured."""
     header = ["", "texts/s", "x teacher", "ms at 1", "MB", "precision", "layers", "width", "device", "Pareto", "state"]
     cells = [
@@ -54,19 +54,21 @@ def speed_table(title: str, rows: Sequence[RecommenderRow]) -> Table:
         for row in rows
         if row.kind != "baseline"
     ]
-    return Table(title, header, cells)
+    return ReportTable(title, header, cells)
 
 
-def share_table(rows: Sequence[RecommenderRow]) -> Table:
+def share_table(rows: Sequence[RecommenderRow]) -> ReportTable:
     """How often the target is first or among the ten best, and the share of items that the request excludes."""
     measured = [row for row in rows if row.shares]
     columns = [(task, name) for task, names in SHARES.items() for name in names]
     columns = [(task, name) for task, name in columns if any(task in row.shares for row in measured)]
     cells = [[row.name, *(_cell(row.shares.get(task, {}).get(name)) for task, name in columns)] for row in measured]
-    return Table("Shares; ± is half of the 95 % interval", ["", *(f"{task} {name}" for task, name in columns)], cells)
+    return ReportTable(
+        "Shares; ± is half of the 95 % interval", ["", *(f"{task} {name}" for task, name in columns)], cells
+    )
 
 
-def cold_table(rows: Sequence[RecommenderRow], share: float) -> Table:
+def cold_table(rows: Sequence[RecommenderRow], share: float) -> ReportTable:
     """*cold* and *ids* of each recommender, unadjusted, and with new items in the same share of the lists."""
     title = f"NDCG@10 on cold and ids, unadjusted, and with new items in {share:.2%} of the lists of ids"
     header = ["", "new items", "cold", "ids", "new items adjusted", "cold adjusted", "ids adjusted"]
@@ -78,10 +80,10 @@ def cold_table(rows: Sequence[RecommenderRow], share: float) -> Table:
         for row in rows
         if (pair := row.cold_pair)
     ]
-    return Table(title, header, cells)
+    return ReportTable(title, header, cells)
 
 
-def list_table(rows: Sequence[RecommenderRow]) -> Table:
+def list_table(rows: Sequence[RecommenderRow]) -> ReportTable:
     """What NDCG does not say about the lists of each recommender."""
     header = ["", "task", "Recall@10", "MRR", "coverage", "Gini", "diversity", "novelty (bits)", "head"]
     cells = []
@@ -91,10 +93,10 @@ def list_table(rows: Sequence[RecommenderRow]) -> Table:
             numbers = (shown.coverage, shown.gini, shown.diversity, shown.novelty, shown.by_popularity[0])
             measured = [_cell(lists.recall), _cell(lists.mrr), *(f"{number:.3f}" for number in numbers)]
             cells.append([row.name, lists.task, *measured])
-    return Table("Lists", header, cells)
+    return ReportTable("Lists", header, cells)
 
 
-def group_table(rows: Sequence[RecommenderRow]) -> Table:
+def group_table(rows: Sequence[RecommenderRow]) -> ReportTable:
     """NDCG@10 of each recommender within each group of users."""
     by_column = {
         f"{row.name} ({task})": {(group.attribute, group.group): group for group in groups}
@@ -106,16 +108,16 @@ def group_table(rows: Sequence[RecommenderRow]) -> Table:
         members = [groups.get(pair) for groups in by_column.values()]
         cases = next(str(group.cases) for group in members if group)
         cells.append([" ".join(pair), cases, *(_cell(group.ndcg if group else None) for group in members)])
-    return Table("NDCG@10 by group of users", ["", "users", *by_column], cells)
+    return ReportTable("NDCG@10 by group of users", ["", "users", *by_column], cells)
 
 
-def part_table(quality: Quality) -> Table:
+def part_table(quality: Quality) -> ReportTable:
     """What each part of a score contributes to the likelihood of the targets, by kind of request."""
     cells = []
     for group in quality.blend.groups:
         brings = [f"{group.contributions[p]:+.3f}" if p in group.contributions else "" for p in PARTS]
         cells.append([str(group), str(group.cases), f"{group.likelihood:.3f}", *brings])
-    return Table("Parts of a score", ["requests with", "cases", "log-likelihood", *PARTS], cells)
+    return ReportTable("Parts of a score", ["requests with", "cases", "log-likelihood", *PARTS], cells)
 
 
 def show(console: Console, quality: Quality) -> None:
@@ -128,7 +130,7 @@ def show(console: Console, quality: Quality) -> None:
         console.print(f"  {line}", markup=False)
 
 
-def print_tables(console: Console, tables: Iterable[Table]) -> None:
+def print_tables(console: Console, tables: Iterable[ReportTable]) -> None:
     """Print the tables that have rows."""
     for table in tables:
         if table.rows:
@@ -143,5 +145,5 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else f"{value:{form}}"
 
 
-def _cell(figure: Figure | None) -> str:
+def _cell(figure: MeanInterval | None) -> str:
     return f"{figure.mean:.4f} ±{(figure.high - figure.low) / 2:.3f}" if figure else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from swiftrec.export.schema.record import Figure, Record
+from swiftrec.export.schema.record import MeanInterval, Record
 
 COMPARED = "compared.json"
 
@@ -14,7 +14,7 @@ class OtherProtocol(Record):
 
     protocol: str
     cases: int
-    ndcg: dict[str, Figure]
+    ndcg: dict[str, MeanInterval]
     remark: str
 
 
@@ -26,11 +26,11 @@ class ColdPair(Record):
     """
 
     share: float
-    cold: Figure
-    ids: Figure
+    cold: MeanInterval
+    ids: MeanInterval
     own_share: float
-    own_cold: Figure
-    own_ids: Figure
+    own_cold: MeanInterval
+    own_ids: MeanInterval
 
     def __str__(self) -> str:
         return (
@@ -50,7 +50,7 @@ class Comparison(Record):
     own: float
     baseline: str
     other: float
-    difference: Figure
+    difference: MeanInterval
     cases: int
     group: str = ""
     is_level: bool = False
@@ -84,8 +84,8 @@ class TeacherComparison(Record):
 
     protocol: Literal["leave-one-out", "time"]
     cases: int
-    tasks: dict[str, dict[str, Figure]]
-    shares: dict[str, dict[str, dict[str, Figure]]]
+    tasks: dict[str, dict[str, MeanInterval]]
+    shares: dict[str, dict[str, dict[str, MeanInterval]]]
     absent: dict[str, str]
     comparisons: list[Comparison]
     named_comparisons: list[Comparison]

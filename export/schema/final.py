@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from swiftrec.export.gates import Gate
-from swiftrec.export.schema.record import Figure, Record
+from swiftrec.export.schema.record import MeanInterval, Record
 
 FINAL, EXPECTED, POPULARITY = "final.json", "expected.json", "popularity.json"
 
@@ -15,9 +15,9 @@ class HeldOut(Record):
     events. `difference` is the mean of served - measured over the same cases.
     """
 
-    measured: Figure
-    served: Figure
-    difference: Figure
+    measured: MeanInterval
+    served: MeanInterval
+    difference: MeanInterval
     cases: int
 
 

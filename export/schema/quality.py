@@ -12,7 +12,7 @@ from swiftrec.export.schema.blend import BlendRecord
 from swiftrec.export.schema.comparison import ColdPair, Comparison, OtherProtocol
 from swiftrec.export.schema.final import FinalRecord
 from swiftrec.export.schema.models import RankerRecord, TeacherRecord, VocabularySize
-from swiftrec.export.schema.record import Exposure, Figure, Record
+from swiftrec.export.schema.record import Exposure, MeanInterval, Record
 from swiftrec.export.schema.variant import Variant
 
 QUALITY_FILE = "quality.json"
@@ -20,7 +20,7 @@ TEACHER = "teacher"
 FROZEN, FROZEN_POPULAR = "frozen encoder", "frozen encoder + popularity"
 RANKER_ALONE, TEXT_ALONE = "ranker alone", "text match alone"  # parts of the teacher's score
 
-Curve = list[dict[str, float | None]]
+TrainingCurve = list[dict[str, float | None]]
 """One row an epoch: "epoch", "loss", and "validation_ndcg" if it was measured."""
 
 
@@ -28,8 +28,8 @@ class Lists(Record):
     """What NDCG does not say about one recommender's lists on one task."""
 
     task: str
-    recall: Figure
-    mrr: Figure
+    recall: MeanInterval
+    mrr: MeanInterval
     exposure: Exposure
 
 
@@ -39,7 +39,7 @@ class UserGroup(Record):
     attribute: str
     group: str
     cases: int
-    ndcg: Figure
+    ndcg: MeanInterval
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,8 @@ class Quality(Record):
     protocol: Literal["leave-one-out", "time", "agreement"]
     cases: dict[str, int]
     cold_items: int
-    tasks: dict[str, dict[str, Figure]]
-    probes: dict[str, Figure]
+    tasks: dict[str, dict[str, MeanInterval]]
+    probes: dict[str, MeanInterval]
     lists: dict[str, Lists]
     targets_by_popularity: list[float]
     groups: dict[str, list[UserGroup]]
@@ -114,18 +114,18 @@ class Quality(Record):
     teacher: TeacherRecord
     variants: list[Variant]
     default: dict[str, Default]
-    curve: Curve
+    curve: TrainingCurve
     machine: str
     # Exports before each of these fields was added wrote none.
     pieces: VocabularySize | None = None
-    curves: dict[str, Curve] = {}
+    curves: dict[str, TrainingCurve] = {}
     rankers: list[RankerRecord] = []
     packaged: Gate | None = None
     final: FinalRecord | None = None
     comparisons: list[Comparison] = []
     named_comparisons: list[Comparison] = []
     repeats: Literal["exclude", "allow"] = "exclude"
-    shares: dict[str, dict[str, dict[str, Figure]]] = {}
+    shares: dict[str, dict[str, dict[str, MeanInterval]]] = {}
     absent: dict[str, str] = {}
     group_comparisons: list[Comparison] = []
     cold_pairs: dict[str, ColdPair] = {}

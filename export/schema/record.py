@@ -14,7 +14,7 @@ class Record(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class MeanInterval:
     """A mean over users or queries and its 95 % bootstrap interval."""
 
     mean: float

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, model_validator
 
 from swiftrec.export.gates import Gate, is_task
-from swiftrec.export.schema.record import Figure, Record
+from swiftrec.export.schema.record import MeanInterval, Record
 
 VARIANTS = "variants.json"
 
@@ -73,9 +73,9 @@ class Variant(Record):
     graph_gates: tuple[Gate, ...] = ()
     refused: str = ""
     exception: str = ""
-    retained: dict[str, Figure] = {}
+    retained: dict[str, MeanInterval] = {}
     overlap: float | None = None
-    agreement: dict[str, Figure] = {}
+    agreement: dict[str, MeanInterval] = {}
     gates: tuple[Gate, ...] = ()
     unmeasured: tuple[str, ...] = ()
     measured_on: str = ""

@@ -16,7 +16,7 @@ from swiftrec.export.seeds.summary import Measured, SeedsSummary
 from swiftrec.export.seeds.tables import as_json, tables
 from swiftrec.export.stages.runner import run_all
 from swiftrec.export.stages.teacher import teacher_comparison
-from swiftrec.server.config import read_settings
+from swiftrec.server.settings_reader import read_settings
 
 _WIDTH = 320  # of the printed tables, whatever the terminal's: one line for each recommender
 

@@ -8,10 +8,10 @@ from typing import Self
 
 from swiftrec.export.schema.comparison import ColdPair, Comparison, TeacherComparison
 from swiftrec.export.schema.quality import TEACHER, Quality
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 
 DEFAULT, BEST = "default variant", "best yardstick"
-_Row = Mapping[str, Figure]
+_Row = Mapping[str, MeanInterval]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from swiftrec.export.evaluate.tasks import TASKS
-from swiftrec.export.report.tables import Table
+from swiftrec.export.report.tables import ReportTable
 from swiftrec.export.schema.comparison import Comparison
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 from swiftrec.export.seeds.summary import Paired, SeedSpread, SeedsSummary, Spreads
 
 _SAME = (
@@ -18,7 +18,7 @@ _SAME = (
 )
 
 
-def tables(summary: SeedsSummary, title: str) -> list[Table]:
+def tables(summary: SeedsSummary, title: str) -> list[ReportTable]:
     """NDCG@10, shares, new items, shares of the teacher's that students keep, and paired differences, if there are any.
 
     Args:
@@ -39,10 +39,10 @@ def tables(summary: SeedsSummary, title: str) -> list[Table]:
     return [table for table in every if table.rows]
 
 
-def _spreads(rows: Spreads, title: str) -> Table:
+def _spreads(rows: Spreads, title: str) -> ReportTable:
     columns = _columns(rows)
     cells = [[name, *(str(row.get(column, "")) for column in columns)] for name, row in rows.items()]
-    return Table(title, ["", *columns], cells)
+    return ReportTable(title, ["", *columns], cells)
 
 
 def _columns(rows: Spreads) -> list[str]:
@@ -51,14 +51,14 @@ def _columns(rows: Spreads) -> list[str]:
     return [task for task in TASKS if task in every] + [column for column in every if column not in TASKS]
 
 
-def _paired(summary: SeedsSummary) -> Table:
+def _paired(summary: SeedsSummary) -> ReportTable:
     title = "Differences in NDCG@10 over the same cases, with the 95 % interval of each seed"
     header = ["", "minus", "task", *(f"seed {seed}" for seed in summary.seeds), "mean"]
     cells = []
     for paired in summary.paired:
         differences = [_difference(comparison, paired) for comparison in paired.by_seed]
         cells.append([paired.subject, paired.yardstick, paired.task, *differences, f"{paired.mean:+.4f}"])
-    return Table(title, header, cells)
+    return ReportTable(title, header, cells)
 
 
 def _difference(comparison: Comparison | None, paired: Paired) -> str:
@@ -99,5 +99,5 @@ def _pair(paired: Paired, seeds: Sequence[int]) -> dict[str, Any]:
     return {**names, "by_seed": by_seed, "mean": paired.mean}
 
 
-def _figure(figure: Figure) -> dict[str, float]:
+def _figure(figure: MeanInterval) -> dict[str, float]:
     return {"mean": figure.mean, "low": figure.low, "high": figure.high}

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from swiftrec.export.arrays import Vectors
 from swiftrec.export.blend.cold_boost import boost_cold_items
 from swiftrec.export.blend.cold_memory import fit_full_memory
 from swiftrec.export.blend.fit import Choices, fit_weights, likelihood
@@ -33,8 +32,9 @@ from swiftrec.export.schema.blend import BLEND, BlendRecord, GroupRecord
 from swiftrec.export.train.cold_start import FOLDS, ColdVectors
 from swiftrec.export.train.pretrained import split_of
 from swiftrec.export.train.validation import index_training_users
+from swiftrec.server.arrays import Vectors
 from swiftrec.server.catalogue.blend import QUERIES, Blend, Query, Scoring, ScoringInput, Weights
-from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.catalogue.memory import Memory
 from swiftrec.server.catalogue.words import Words
 from swiftrec.server.models.networks import EventKind, UserSequence, ranker_half, sentence_half
 from swiftrec.server.parts import PARTS
@@ -59,12 +59,12 @@ def run(job: Job, output: Path) -> None:
         split = split_of(job, dataset)
         counts = popularity(split.known, split.train, items)
         fit_full_memory(split.known, counts, full, split.order).save(output)
-        groups = _fit(job, _Source.load(job, dataset, split, texts, words, sentences))
+        groups = _fit(job, _RequestSource.load(job, dataset, split, texts, words, sentences))
         record = BlendRecord(groups=groups, same_item=same)
     (output / BLEND).write_text(record.model_dump_json(indent=1))
 
 
-def _fit(job: Job, source: _Source) -> list[GroupRecord]:
+def _fit(job: Job, source: _RequestSource) -> list[GroupRecord]:
     """Weights of every kind of request."""
     choices: dict[RequestGroup, list[Choices]] = {}
     with job.progress("weigh the parts", len(GROUPS)) as step:
@@ -99,7 +99,7 @@ def _record(group: RequestGroup, choices: Sequence[Choices], fitted: Weights) ->
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class _RequestSource:
     """The sources of the validation users' requests: only data that training has seen.
 
     Args:
@@ -125,7 +125,9 @@ class _Source:
     max_history: int
 
     @classmethod
-    def load(cls, job: Job, dataset: Dataset, split: Split, texts: Texts, words: Words, sentences: Vectors) -> _Source:
+    def load(
+        cls, job: Job, dataset: Dataset, split: Split, texts: Texts, words: Words, sentences: Vectors
+    ) -> _RequestSource:
         folder, plan, seed, size = job.folder("finetune"), job.settings.plan, job.settings.seed, texts.rows.items
         teacher = load_teacher(folder)
         vectors = load_item_vectors(folder)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from swiftrec.export.arrays import Vectors
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.popularity import popularity
 from swiftrec.export.data.repeats import counted
@@ -25,7 +24,8 @@ from swiftrec.export.models.sentence_space import load_sentence_map, load_senten
 from swiftrec.export.models.teacher import load_teacher
 from swiftrec.export.models.teacher_files import load_item_vectors, load_pooled, load_untuned
 from swiftrec.export.train.pretrained import split_of
-from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.arrays import Positions, Vectors
+from swiftrec.server.catalogue.memory import Memory
 from swiftrec.server.models.networks import UserSequence
 
 _MAX_FROZEN_BYTES = 1 << 30  # for the frozen encoder's vectors of items, which are held twice
@@ -90,7 +90,7 @@ def _teacher(job: Job, texts: Texts, untouched: PooledTexts, counts: NDArray[np.
     pooled = load_pooled(folder)
     sentences = load_sentences(folder, len(pooled))
 
-    def encode_titles(items: NDArray[np.int64]) -> Vectors:
+    def encode_titles(items: Positions) -> Vectors:
         rows = texts.rows.row(TextVariant.TITLE, items)
         with torch.inference_mode():
             vectors = teacher.text_vectors(pooled[rows]).numpy()

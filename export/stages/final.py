@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.export.arrays import Vectors
 from swiftrec.export.blend.cold_memory import fit_full_memory
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.popularity import popularity
@@ -39,8 +38,9 @@ from swiftrec.export.schema.variant import load_graphs
 from swiftrec.export.stages.onnx import trace_ranker
 from swiftrec.export.train.pretrained import is_pretrained, split_of
 from swiftrec.export.train.refit import train_on_all
+from swiftrec.server.arrays import Vectors
 from swiftrec.server.catalogue.catalogue import VECTORS
-from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.catalogue.memory import Memory
 from swiftrec.server.models.bundle import RANKER, SENTENCES
 from swiftrec.server.models.tokenizer import Tokenizer
 
@@ -58,7 +58,7 @@ def run(job: Job, output: Path) -> None:
     Raises:
         GateError: the ranker's graph differs from the PyTorch module, or the new training failed.
     """
-    source = _Source.load(job)
+    source = _EarlierResults.load(job)
     items = len(source.dataset.items)
     sentences = load_sentences(job.folder("finetune"), items)[TextRows(items).of(TextVariant.FULL)]
     if sentences.shape[1]:
@@ -94,7 +94,7 @@ class _Model:
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class _EarlierResults:
     """The results of earlier stages.
 
     Args:
@@ -114,7 +114,7 @@ class _Source:
     is_trained: bool
 
     @classmethod
-    def load(cls, job: Job) -> _Source:
+    def load(cls, job: Job) -> _EarlierResults:
         dataset = counted(Dataset.load(job.folder("data")), job.settings.repeats)
         quality = Quality.model_validate_json((job.folder("verify") / QUALITY_FILE).read_text())
         paths = {variant.name: path for variant, path in load_graphs(job.folder("quantise"))}
@@ -137,7 +137,7 @@ class _Source:
         return sum(map(len, self.split.train)) if self.split else 0
 
 
-def _train(job: Job, source: _Source, output: Path) -> tuple[Vectors, FinalRecord]:
+def _train(job: Job, source: _EarlierResults, output: Path) -> tuple[Vectors, FinalRecord]:
     """Train on all events and write the ranker's graph; return the item vectors and the record."""
     split = everything(source.dataset, repeats=job.settings.repeats)
     trained = train_on_all(job, split)
@@ -156,7 +156,7 @@ def _train(job: Job, source: _Source, output: Path) -> tuple[Vectors, FinalRecor
     return trained.items.numpy(), record
 
 
-def _copy_measured(job: Job, source: _Source, output: Path) -> tuple[Vectors, FinalRecord]:
+def _copy_measured(job: Job, source: _EarlierResults, output: Path) -> tuple[Vectors, FinalRecord]:
     """Copy the ranker of the measured model; return its item vectors and the record."""
     shutil.copyfile(job.folder("onnx") / RANKER, output / RANKER)
     figures = taken_as_it_is(source.events, source.measured_events) if source.split else ""
@@ -164,7 +164,7 @@ def _copy_measured(job: Job, source: _Source, output: Path) -> tuple[Vectors, Fi
     return load_item_vectors(job.folder("finetune")), record
 
 
-def _recommender(job: Job, source: _Source, model: _Model) -> EvaluatedRecommender:
+def _recommender(job: Job, source: _EarlierResults, model: _Model) -> EvaluatedRecommender:
     """A model as the server runs it, with the default variant."""
     vectors: Vectors = np.load(model.vectors, mmap_mode="r", allow_pickle=False)
     items, blend = len(vectors), job.folder("blend")
@@ -175,7 +175,7 @@ def _recommender(job: Job, source: _Source, model: _Model) -> EvaluatedRecommend
     return EvaluatedRecommender(source.encode, rank, vectors, job.settings.plan.max_history, retrieval=retrieval)
 
 
-def _compare(job: Job, source: _Source, served: EvaluatedRecommender, record: FinalRecord) -> FinalRecord:
+def _compare(job: Job, source: _EarlierResults, served: EvaluatedRecommender, record: FinalRecord) -> FinalRecord:
     """The record with a comparison of the served and the measured model."""
     if source.split is None:
         return record

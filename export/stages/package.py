@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.dataset import Dataset, DatasetItem
 from swiftrec.export.data.repeats import EXCLUDE
 from swiftrec.export.data.text_variants import Texts, TextVariant
 from swiftrec.export.errors import GateError
@@ -170,7 +170,7 @@ def _fill(job: Job, scratch: Path, quality: Quality) -> None:
     write_items(Dataset.load(job.folder("data")).items, popularity, scratch / ITEMS)
 
 
-def write_items(items: Sequence[Item], popularity: Sequence[int], path: Path) -> None:
+def write_items(items: Sequence[DatasetItem], popularity: Sequence[int], path: Path) -> None:
     """Write the table of items that the server reads.
 
     Args:

@@ -13,6 +13,7 @@ from swiftrec.export.compress.ranker_graphs import read_ranker
 from swiftrec.export.evaluate.baselines import POPULARITY, TRANSITIONS
 from swiftrec.export.evaluate.beyond_accuracy import by_popularity
 from swiftrec.export.evaluate.comparisons import (
+    RecommenderResults,
     cold_fault,
     cold_pairs,
     compare_cold,
@@ -22,7 +23,7 @@ from swiftrec.export.evaluate.comparisons import (
 )
 from swiftrec.export.evaluate.context import EvaluationContext
 from swiftrec.export.evaluate.evaluation import Evaluation, other_protocol
-from swiftrec.export.evaluate.metrics import RankedCases, overlap, share
+from swiftrec.export.evaluate.metrics import overlap, share
 from swiftrec.export.evaluate.reference import Reference
 from swiftrec.export.evaluate.selection import defaults, fronts, judge
 from swiftrec.export.evaluate.tasks import SHARED_TASKS, Tasks
@@ -32,13 +33,13 @@ from swiftrec.export.models.encoder import teacher_checkpoint
 from swiftrec.export.schema.blend import BlendRecord
 from swiftrec.export.schema.comparison import OtherProtocol
 from swiftrec.export.schema.models import TeacherRecord, VocabularySize
-from swiftrec.export.schema.quality import TEACHER, Curve, Lists, Quality, UserGroup
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.quality import TEACHER, Lists, Quality, TrainingCurve, UserGroup
+from swiftrec.export.schema.record import MeanInterval
 from swiftrec.export.schema.variant import Variant
 from swiftrec.export.stages.evaluation_context import teacher_size
 from swiftrec.server.tuning.machine import machine
 
-Results = Mapping[str, Mapping[str, RankedCases]]
+AllResults = Mapping[str, RecommenderResults]
 """Recommender -> task -> its results."""
 
 
@@ -46,7 +47,7 @@ def build_quality(
     job: Job,
     evaluation: Evaluation,
     variants: Sequence[Variant],
-    probes: Mapping[str, Figure],
+    probes: Mapping[str, MeanInterval],
     devices: Mapping[str, str],
 ) -> Quality:
     """Everything that was measured, with interactions.
@@ -93,7 +94,7 @@ def build_quality(
 def build_agreement(
     job: Job,
     variants: Sequence[Variant],
-    agreement: Mapping[str, Mapping[str, Figure]],
+    agreement: Mapping[str, Mapping[str, MeanInterval]],
     devices: Mapping[str, str],
     reference: Reference,
 ) -> Quality:
@@ -179,7 +180,7 @@ def _with_front(variants: Sequence[Variant]) -> list[Variant]:
     return [variant.model_copy(update={"on_front": variant.name in front}) for variant in variants]
 
 
-def _gate_values(variant: Variant, results: Results) -> dict[str, float | None]:
+def _gate_values(variant: Variant, results: AllResults) -> dict[str, float | None]:
     """The values of the quality gates; empty if the variant was not evaluated, None for a share of 0.
 
     Of a share it is the upper end of the interval, so that chance refuses no variant. Tasks whose results do not depend
@@ -192,7 +193,7 @@ def _gate_values(variant: Variant, results: Results) -> dict[str, float | None]:
     return shares | {"overlap": overlap(own["text"], results[TEACHER]["text"])}
 
 
-def _lists(context: EvaluationContext, results: Results, variants: Collection[str]) -> dict[str, Lists]:
+def _lists(context: EvaluationContext, results: AllResults, variants: Collection[str]) -> dict[str, Lists]:
     """On *text* for the variants, whose results on *ids* are the teacher's; on *ids* for all others."""
     lists = {}
     for name, row in results.items():
@@ -202,7 +203,7 @@ def _lists(context: EvaluationContext, results: Results, variants: Collection[st
     return lists
 
 
-def _groups(context: EvaluationContext, results: Results, default: str) -> dict[str, list[UserGroup]]:
+def _groups(context: EvaluationContext, results: AllResults, default: str) -> dict[str, list[UserGroup]]:
     shown = {POPULARITY: "ids", TRANSITIONS: "ids", TEACHER: "ids", default: "text"}
     return {f"{name} ({task})": context.groups(results[name][task]) for name, task in shown.items()}
 
@@ -225,16 +226,16 @@ def _judged_teacher(teacher: TeacherRecord, evaluation: Evaluation) -> TeacherRe
     return teacher.model_copy(update={"gates": (gate,), "exception": exception})
 
 
-def read_curve(job: Job) -> Curve:
+def read_curve(job: Job) -> TrainingCurve:
     """The learning curve of the teacher's head; empty if it was not trained here."""
     path = job.folder("finetune") / "curve.json"
-    curve: Curve = json.loads(path.read_text()) if path.exists() else []
+    curve: TrainingCurve = json.loads(path.read_text()) if path.exists() else []
     return curve
 
 
-def read_curves(job: Job) -> dict[str, Curve]:
+def read_curves(job: Job) -> dict[str, TrainingCurve]:
     """The learning curves of BERT and of further teachers, by name, and the losses of the students."""
-    curves: dict[str, Curve] = {
+    curves: dict[str, TrainingCurve] = {
         path.stem.removeprefix("curve-"): json.loads(path.read_text())
         for path in sorted(job.folder("finetune").glob("curve-*.json"))
     }

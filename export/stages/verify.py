@@ -18,7 +18,7 @@ from swiftrec.export.job import Job
 from swiftrec.export.models.teacher_files import load_item_vectors
 from swiftrec.export.report.tables import show
 from swiftrec.export.schema.quality import FROZEN, QUALITY_FILE, TEACHER, Quality
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 from swiftrec.export.schema.variant import Variant, load_graphs
 from swiftrec.export.stages.baseline_gate import (
     print_results,
@@ -67,7 +67,7 @@ def _evaluate(job: Job, graphs: Graphs, output: Path) -> Quality:
     return quality
 
 
-def _run_tasks(job: Job, graphs: Graphs) -> tuple[Evaluation, dict[str, Figure], dict[str, str]]:
+def _run_tasks(job: Job, graphs: Graphs) -> tuple[Evaluation, dict[str, MeanInterval], dict[str, str]]:
     """Run every recommender on every task; the results, the probes' figures, and the device of each variant."""
     runnable = [(variant, path) for variant, path in graphs if not variant.refused]
     devices: dict[str, str] = {}
@@ -115,7 +115,7 @@ def _compare_with_library(job: Job, graphs: Graphs) -> Quality:
     tokenizer = Tokenizer.load(job.folder("onnx") / "tokenizer.json", job.settings.plan.max_tokens)
     runnable = [(variant, path) for variant, path in graphs if not variant.refused]
     items = load_item_vectors(job.folder("finetune"))
-    agreements, devices = dict[str, dict[str, Figure]](), dict[str, str]()
+    agreements, devices = dict[str, dict[str, MeanInterval]](), dict[str, str]()
     with job.progress(f"compare with {reference.library}", len(runnable)) as step:
         for variant, path in runnable:
             if opened := encode_here(path, tokenizer, variant.device):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from swiftrec.export.arrays import Histories, Vectors
+from swiftrec.export.arrays import Histories
 from swiftrec.export.data.split import Cases
 from swiftrec.export.models.teacher import Teacher
 from swiftrec.export.train.cold_start import (
@@ -22,6 +20,7 @@ from swiftrec.export.train.cold_start import (
 )
 from swiftrec.export.train.training_data import TrainingData
 from swiftrec.export.train.validation import users_of
+from swiftrec.server.arrays import Positions, Vectors
 from swiftrec.server.models.networks import EventKind
 
 
@@ -87,7 +86,7 @@ def _vectors(
 def _unit_vectors(pooled: Tensor) -> TextVectors:
     """Returns unit vectors of some rows of `pooled` [items, hidden]."""
 
-    def vectors(rows: NDArray[np.int64]) -> Vectors:
+    def vectors(rows: Positions) -> Vectors:
         units: Vectors = functional.normalize(pooled[torch.as_tensor(rows)], dim=-1).cpu().numpy()
         return units
 

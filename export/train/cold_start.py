@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from swiftrec.export.arrays import Floats, Histories, Positions, Vectors
+from swiftrec.export.arrays import Histories
+from swiftrec.server.arrays import Floats, Mask, Positions, Vectors
 
 TextVectors = Callable[[Positions], Vectors]
 """Items, int64 [n] -> the vectors of their texts, float32 [n, hidden]."""
@@ -142,13 +142,13 @@ class ColdVectors:
         return cls(vectors, np.load(folder / _FOLDS, allow_pickle=False), ColdMap.load(folder))
 
 
-def can_map(has_events: NDArray[np.bool_]) -> bool:
+def can_map(has_events: Mask) -> bool:
     """Whether enough items have interactions to fit the regression."""
     return int(has_events.sum()) >= 2 * FOLDS
 
 
 def map_cold_items(
-    texts: TextVectors, items: Vectors, has_events: NDArray[np.bool_], users: ValidationUsers, seed: int
+    texts: TextVectors, items: Vectors, has_events: Mask, users: ValidationUsers, seed: int
 ) -> ColdVectors | None:
     """The vector of each item as if it had no interactions; None if there is too little data to fit them.
 
@@ -179,7 +179,7 @@ def map_cold_items(
 
 
 def map_cold_items_again(
-    texts: TextVectors, items: Vectors, has_events: NDArray[np.bool_], users: Vectors, cold_map: ColdMap
+    texts: TextVectors, items: Vectors, has_events: Mask, users: Vectors, cold_map: ColdMap
 ) -> Vectors:
     """The vectors of the items without interactions, for a ranker that was trained again.
 
@@ -240,7 +240,7 @@ class _HeldOut:
     target_log_p: Floats
 
     @classmethod
-    def of(cls, users: ValidationUsers, items: Vectors, has_events: NDArray[np.bool_], folds: Positions) -> _HeldOut:
+    def of(cls, users: ValidationUsers, items: Vectors, has_events: Mask, folds: Positions) -> _HeldOut:
         """Users whose target has no training events are left out; `items` are those with events."""
         kept, position = np.flatnonzero(has_events[users.targets]), np.cumsum(has_events) - 1
         vectors, targets = users.vectors[kept], position[users.targets[kept]]

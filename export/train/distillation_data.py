@@ -18,7 +18,7 @@ from swiftrec.export.data.corruption import corrupt
 from swiftrec.export.data.templates import TRAINING, VALIDATION
 from swiftrec.export.models.bucketing import shuffled
 from swiftrec.export.models.encoder import pad
-from swiftrec.server.catalogue.words import split_words
+from swiftrec.server.catalogue.splitting import split_words
 from swiftrec.server.models.tokenizer import Tokenizer
 
 _INVERSE_TEMPERATURE = 10.0  # of the softmax over the catalogue in which teacher and student are compared

@@ -21,7 +21,7 @@ from swiftrec.export.models.bucketing import shuffled
 from swiftrec.export.models.teacher import Teacher, TextFeatures
 from swiftrec.export.progress import Bars, no_bars
 from swiftrec.export.train.fgm import worst_perturbation, zero_perturbation
-from swiftrec.export.train.fit import ParameterGroup, Schedule
+from swiftrec.export.train.optimisers import ParameterGroup, Schedule
 from swiftrec.export.train.training_data import TrainingData
 from swiftrec.export.train.validation import Validation, index_training_users, validate
 from swiftrec.export.training_settings import TrainingSettings
@@ -102,9 +102,7 @@ class EncoderTuner:
 
     def goals(self, texts: list[int]) -> Tensor:
         """The unit vectors, [texts, d], towards which these texts move: their items', and the phrases' present ones."""
-        rows, first_phrase = torch.as_tensor(texts), self._data.augmented.rows.first_phrase
-        is_item = rows < first_phrase
-        return self._goals[torch.where(is_item, rows % self._data.items, rows - first_phrase + self._data.items)]
+        return self._goals[torch.as_tensor(self._data.augmented.rows.owners(texts))]
 
     def validate(self) -> Validation:
         """NDCG@10 on the validation items.

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from swiftrec.export.models.teacher import Teacher
-from swiftrec.export.train.samplers import Candidates, Windows
+from swiftrec.export.train.candidates import Candidates
+from swiftrec.export.train.samplers import Windows
 from swiftrec.server.models.networks import EventKind
 
 

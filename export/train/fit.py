@@ -7,7 +7,7 @@ same result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,57 +17,16 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import OneCycleLR
 
+from swiftrec.export.checkpoints.weights import StateDict
 from swiftrec.export.train.curve import Curve, EpochRow
+from swiftrec.export.train.optimisers import ParameterGroup, Schedule, make_optimisers, one_cycle
 from swiftrec.export.train.validation import Validation
 
 BatchT = TypeVar("BatchT")
-Weights = dict[str, Tensor]
 State = dict[str, Any]
-Bar = Callable[[int], AbstractContextManager[Callable[[], None]]]
+ProgressBar = Callable[[int], AbstractContextManager[Callable[[], None]]]
 """Opens a progress bar with this number of steps; the context's function is called once for each."""
-
-
-@dataclass(frozen=True, slots=True)
-class ParameterGroup:
-    """Parameters with their peak learning rate and weight decay.
-
-    Gradients of a sparse group have rows for few entries; its optimiser updates these rows alone, without decay.
-    """
-
-    parameters: Sequence[Tensor]
-    rate: float
-    decay: float = 0.0
-    is_sparse: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """How long to train, and how the learning rate changes: it rises to its peak and falls to nearly 0.
-
-    Args:
-        epochs: passes over the training data.
-        batches: of an epoch, at most.
-        accumulate: batches for one step of the optimiser.
-        warmup: share of the steps in which the rate rises.
-        patience: stop after this many epochs without a better validation; 0: never.
-        save_every: epochs between two states of an interrupted run; the last epoch is always saved.
-        shows_batches: whether the progress bar counts batches, not epochs.
-    """
-
-    epochs: int
-    batches: int
-    accumulate: int = 1
-    warmup: float = 0.1
-    patience: int = 0
-    save_every: int = 1
-    shows_batches: bool = False
-
-    @property
-    def steps(self) -> int:
-        """Steps of the optimiser in all epochs."""
-        return self.epochs * -(-self.batches // self.accumulate)
 
 
 class Trainable(Protocol[BatchT]):
@@ -124,7 +83,7 @@ def fit(
     schedule: Schedule,
     *,
     optimiser: Literal["adamw", "sgd"] = "adamw",
-    bar: Bar = lambda _total: nullcontext(lambda: None),
+    bar: ProgressBar = lambda _total: nullcontext(lambda: None),
     resume: Resume | None = None,
     curve: Curve | None = None,
 ) -> list[float]:
@@ -164,23 +123,7 @@ def on_device(device: str) -> AbstractContextManager[object]:
     return torch.device(device) if device != "cpu" else nullcontext()
 
 
-def make_optimisers(groups: list[ParameterGroup], kind: Literal["adamw", "sgd"]) -> list[torch.optim.Optimizer]:
-    """One optimiser for all dense groups, and SparseAdam for the sparse ones; either only if it has parameters."""
-    dense, sparse = (
-        [
-            {"params": group.parameters, "lr": group.rate} | ({} if is_sparse else {"weight_decay": group.decay})
-            for group in groups
-            if group.parameters and group.is_sparse == is_sparse
-        ]
-        for is_sparse in (False, True)
-    )
-    made: list[torch.optim.Optimizer] = []
-    if dense:
-        made.append(torch.optim.AdamW(dense, fused=True) if kind == "adamw" else torch.optim.SGD(dense, momentum=0.9))
-    return [*made, torch.optim.SparseAdam(sparse)] if sparse else made
-
-
-def copy_weights(module: nn.Module) -> Weights:
+def copy_weights(module: nn.Module) -> StateDict:
     """A copy of the parameters that are trained, by name."""
     return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
 
@@ -191,14 +134,6 @@ def put_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     parameters = dict(module.named_parameters())
     for name, tensor in weights.items():
         parameters[name].copy_(tensor)
-
-
-def _one_cycle(optimiser: torch.optim.Optimizer, schedule: Schedule) -> OneCycleLR:
-    """The schedule of the rates, whose peaks are those of the optimiser's groups."""
-    peaks, steps, warmup = [group["lr"] for group in optimiser.param_groups], schedule.steps + 1, float(schedule.warmup)
-    if warmup * steps == 1:  # PyTorch divides by 0 if the rate rises in exactly one step
-        steps += 1
-    return OneCycleLR(optimiser, peaks, total_steps=steps, pct_start=warmup, cycle_momentum=False)
 
 
 @dataclass
@@ -212,10 +147,10 @@ class _Run:
     step: int = 0
     losses: list[float] = field(default_factory=list)
     best: EpochRow | None = None
-    best_weights: Weights | None = None
+    best_weights: StateDict | None = None
 
     def __post_init__(self) -> None:
-        self.rates = [_one_cycle(optimiser, self.schedule) for optimiser in self.optimisers]
+        self.rates = [one_cycle(optimiser, self.schedule) for optimiser in self.optimisers]
 
     @property
     def epoch(self) -> int:

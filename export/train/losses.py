@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from swiftrec.export.data.text_variants import TextVariant
 from swiftrec.export.models.teacher import Teacher, TextFeatures
+from swiftrec.export.train.candidates import Candidates
 from swiftrec.export.train.ensemble import TeacherEnsemble
-from swiftrec.export.train.samplers import Candidates, LoneQueries, Queries, Windows
+from swiftrec.export.train.samplers import LoneQueries, Queries, Windows
 from swiftrec.server.models.networks import EventKind
 
 _RESIDUAL_DROPOUT = 0.2

@@ -1,4 +1,4 @@
-"""The input of one training step: windows of histories, queries with or without a history, and items to score."""
+"""The input of one training step: windows of histories, and queries with or without a history."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from swiftrec.export.arrays import Histories
 from swiftrec.export.data.queries import ATTRIBUTE, CONDITIONS, NEGATION, SIMILAR, WORDS, Phrase
 from swiftrec.export.data.relevance import Relevance
 from swiftrec.export.data.text_variants import TextRows, TextVariant
+from swiftrec.server.arrays import Positions
 
 QUERY_HISTORY = 16  # events before a query, at most
 QueryKind = TextVariant | str  # a variant of an item's text, or a kind of phrase
@@ -84,7 +86,7 @@ class LoneQueries:
 
 
 def windows(
-    histories: list[NDArray[np.int64]],
+    histories: Histories,
     length: int,
     size: int,
     rng: np.random.Generator,
@@ -110,13 +112,13 @@ def windows(
         yield _stack(rows, [relevance[user][part] for user, part in batch] if relevance else [])
 
 
-def steps_per_epoch(histories: list[NDArray[np.int64]], length: int, size: int) -> int:
+def steps_per_epoch(histories: Histories, length: int, size: int) -> int:
     """An upper bound of the number of batches that `windows` yields."""
     cuts = sum(1 + (len(h) > length + 1) + len(h) // length for h in histories)
     return -(-cuts // size)
 
 
-def _stack(cuts: list[NDArray[np.int64]], relevance: Relevance) -> Windows:
+def _stack(cuts: list[Positions], relevance: Relevance) -> Windows:
     time = max(map(len, cuts)) - 1
     items, relevances = torch.zeros(len(cuts), time, dtype=torch.int64), torch.ones(len(cuts), time)
     targets, mask = torch.full_like(items, -100), torch.zeros_like(items)
@@ -165,7 +167,7 @@ class QuerySampler:
 
     def __init__(
         self,
-        histories: list[NDArray[np.int64]],
+        histories: Histories,
         phrases: list[Phrase],
         rows: TextRows,
         relevance: Relevance | None = None,
@@ -176,7 +178,7 @@ class QuerySampler:
             kind: _PhrasesByItem(phrases, kind, rows.items) for kind in self._kinds.kinds if isinstance(kind, str)
         }
 
-    def behind(self, histories: list[NDArray[np.int64]], relevance: Relevance) -> QuerySampler:
+    def behind(self, histories: Histories, relevance: Relevance) -> QuerySampler:
         """A sampler of the same phrases behind other histories, such as the same ones in another order."""
         other = copy.copy(self)
         other._histories, other._relevance = histories, relevance
@@ -259,43 +261,3 @@ class LoneQuerySampler:
 def _pick(sums: NDArray[np.float64], rng: np.random.Generator) -> int:
     """A position by its weight; `sums` are cumulated weights."""
     return int(np.searchsorted(sums, rng.random() * sums[-1], side="right"))
-
-
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    """The items that a training step scores.
-
-    Args:
-        items: int64 [candidates], positions in the catalogue, ascending.
-        position: int64 [catalogue], position in `items`; -1 for the other items.
-        draws: float32 [candidates], expected number of draws of each as a negative; None if none are drawn.
-    """
-
-    items: Tensor
-    position: Tensor
-    draws: Tensor | None = None
-
-    @classmethod
-    def all(cls, has_events: Tensor) -> Candidates:
-        """Every item with interactions, bool [catalogue]: no user can have chosen the others yet."""
-        position = torch.where(has_events, has_events.cumsum(0) - 1, -1)
-        return cls(has_events.nonzero().flatten(), position)
-
-
-class NegativeSampler:
-    """Draws items by popularity to the power of 3/4 (Mikolov et al., 2013), with replacement."""
-
-    def __init__(self, popularity: Tensor, size: int) -> None:
-        weights = popularity.float() ** 0.75
-        self._probability = weights / weights.sum()
-        self._size = size
-
-    def draw(self, needed: Tensor) -> Candidates:
-        """Negatives, and the items that the step needs in any case (int64, any shape), whose `draws` are 0."""
-        drawn = torch.multinomial(self._probability, self._size, replacement=True)
-        items = torch.unique(torch.cat([drawn, needed.flatten()]))
-        position = torch.full((len(self._probability),), -1, dtype=torch.int64)
-        position[items] = torch.arange(len(items))
-        counts = torch.bincount(position[drawn], minlength=len(items))
-        # A draw of item j stands for 1 / (size * probability) items; an item that was drawn twice counts twice.
-        return Candidates(items, position, counts / (self._size * self._probability[items]).clamp(min=1e-12))

@@ -10,7 +10,7 @@ from torch import Tensor
 from swiftrec.export.models.encoder import TextEncoder
 from swiftrec.export.models.static import StaticEncoder
 from swiftrec.export.train.distillation_data import DistillationData
-from swiftrec.export.train.fit import ParameterGroup, Schedule
+from swiftrec.export.train.optimisers import ParameterGroup, Schedule
 
 _CORRUPTED_SHARE = 0.6  # of the texts of an epoch
 

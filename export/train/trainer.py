@@ -11,8 +11,8 @@ from torch import Tensor
 from swiftrec.export.models.teacher import Teacher, TextFeatures
 from swiftrec.export.train.ensemble import TeacherEnsemble
 from swiftrec.export.train.fgm import fgm_step
-from swiftrec.export.train.fit import ParameterGroup, Schedule
 from swiftrec.export.train.losses import Batch, BatchLoss
+from swiftrec.export.train.optimisers import ParameterGroup, Schedule
 from swiftrec.export.train.samplers import steps_per_epoch
 from swiftrec.export.train.training_data import TrainingData
 from swiftrec.export.train.validation import Validation, validate

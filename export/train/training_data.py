@@ -21,13 +21,12 @@ from swiftrec.export.data.split import Split
 from swiftrec.export.data.synonyms import learn, replaced
 from swiftrec.export.data.text_variants import Texts, TextVariant
 from swiftrec.export.errors import ExportError
+from swiftrec.export.train.candidates import Candidates, NegativeSampler
 from swiftrec.export.train.losses import Batch
 from swiftrec.export.train.samplers import (
     QUERY_HISTORY,
-    Candidates,
     LoneQueries,
     LoneQuerySampler,
-    NegativeSampler,
     Queries,
     QuerySampler,
     Windows,

@@ -21,8 +21,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.server.catalogue.exact import CandidateSet, Vectors, compare, top_k
-from swiftrec.server.catalogue.sparse import NO_BOOSTS, AnyBoosts, Boosts, Positions, Vector
+from swiftrec.server.arrays import Positions, Scores, Vector, Vectors
+from swiftrec.server.catalogue.exact import CandidateSet, compare, top_k
+from swiftrec.server.catalogue.sparse import NO_BOOSTS, AnyBoosts, Boosts
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +43,8 @@ _FIRST_BOOSTED_FACTOR = 2  # times `k`: candidates with the largest boosts, whic
 class _Projection:
     """Projections of items and of users, float32 [dimensions, kept], that preserve their dot product."""
 
-    items: NDArray[np.float32]
-    users: NDArray[np.float32]
+    items: Vectors
+    users: Vectors
 
     @classmethod
     def of(cls, vectors: Vectors, users: Vectors) -> _Projection:
@@ -96,7 +97,7 @@ class ApproximateIndex:
 
     def search(
         self, user: Vector, allowed: CandidateSet, k: int, boosts: AnyBoosts = NO_BOOSTS
-    ) -> tuple[Positions, Vector]:
+    ) -> tuple[Positions, Scores]:
         """The best `k` allowed items that the index finds, and their exact scores; ties go to the earlier item.
 
         It may find fewer than `k` items even if more are allowed.
@@ -112,7 +113,7 @@ class ApproximateIndex:
 
     def _rank(
         self, user: Vector, allowed: CandidateSet, k: int, boosts: Boosts, candidates: Positions
-    ) -> tuple[Positions, Vector]:
+    ) -> tuple[Positions, Scores]:
         """The best `k` of the candidates and of the items with boosts.
 
         Few items have a larger product than the first candidate. So another item can only be among the best if its
@@ -156,7 +157,7 @@ class _Scored:
     """Distinct items and their scores."""
 
     positions: Positions
-    scores: Vector
+    scores: Scores
 
     def joined(self, more: Positions, vectors: Vectors, user: Vector, boosts: Boosts) -> _Scored:
         """Add those of `more` that are not included yet."""
@@ -168,7 +169,7 @@ class _Scored:
         """The `k`-th best score; minus infinity if there are fewer."""
         return np.partition(self.scores, -k)[-k] if 0 < k <= len(self.scores) else np.float32(-np.inf)
 
-    def best(self, k: int) -> tuple[Positions, Vector]:
+    def best(self, k: int) -> tuple[Positions, Scores]:
         """The best `k`; ties go to the earlier item."""
         order = np.lexsort((self.positions, -self.scores))[:k]
         return self.positions[order], self.scores[order]
@@ -222,7 +223,7 @@ def _list_assignments(vectors: Vectors, metric: _Projection, lists: faiss.IndexI
     near = faiss.IndexFlatL2(lists.d)
     near.add(lists.quantizer.reconstruct_n(0, lists.nlist))
 
-    def nearest(part: NDArray[np.float32]) -> NDArray[np.int64]:
+    def nearest(part: Vectors) -> NDArray[np.int64]:
         faiss.omp_set_num_threads(1)
         neighbours: NDArray[np.int64] = near.search(part @ metric.items, 1)[1][:, 0]
         return neighbours

@@ -18,22 +18,11 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.server.catalogue.sparse import (
-    FLOOR,
-    NO_BOOSTS,
-    AnyBoosts,
-    Boosts,
-    Entries,
-    Memory,
-    Positions,
-    merged,
-    summed,
-)
+from swiftrec.server.arrays import Positions, Vector, Vectors
+from swiftrec.server.catalogue.memory import FLOOR, Memory
+from swiftrec.server.catalogue.sparse import NO_BOOSTS, AnyBoosts, Boosts, Entries, merged, summed
 from swiftrec.server.catalogue.words import Matches, Words
 from swiftrec.server.parts import PARTS
-
-Vector = NDArray[np.float32]
-Vectors = NDArray[np.float32]
 
 _NO_ITEMS: Positions = np.empty(0, dtype=np.int64)
 EXTRA_FEATURES = (

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.server.arrays import Positions, Scores, Vector, Vectors
 from swiftrec.server.catalogue import exact
 from swiftrec.server.catalogue.blend import item_vectors
 from swiftrec.server.catalogue.exact import CandidateSet, all_but
 from swiftrec.server.catalogue.filters import AttributeIndex
 from swiftrec.server.catalogue.items import ITEMS, ItemTable
-from swiftrec.server.catalogue.sparse import NO_BOOSTS, SWITCH_OVER, AnyBoosts, Positions, Vector
+from swiftrec.server.catalogue.sparse import NO_BOOSTS, SWITCH_OVER, AnyBoosts
 from swiftrec.server.domain import Filter, Item
 from swiftrec.server.errors import BundleError
 
@@ -44,9 +45,7 @@ class Catalogue:
             `server.catalogue.blend` lays them out, else those of the ranker alone.
     """
 
-    def __init__(
-        self, items: Sequence[Item], vectors: NDArray[np.float32], sentences: NDArray[np.float32] | None = None
-    ) -> None:
+    def __init__(self, items: Sequence[Item], vectors: Vectors, sentences: Vectors | None = None) -> None:
         self.items, self._count, self.dimensions = items, len(items), vectors.shape[1]
         self._item: Callable[[int], Item] = items.at if isinstance(items, ItemTable) else items.__getitem__
         self._position: dict[str, int] = {}
@@ -115,7 +114,7 @@ class Catalogue:
         return self._vectors[position, : self.dimensions]
 
     def index(
-        self, mode: IndexMode, sample: Callable[[], NDArray[np.float32]], *, exact_below: int = EXACT_BELOW
+        self, mode: IndexMode, sample: Callable[[], Vectors], *, exact_below: int = EXACT_BELOW
     ) -> ApproximateIndex | None:
         """Build the approximate index: always, never, or (auto) if the catalogue is large enough for it to be faster.
 
@@ -213,7 +212,7 @@ class Catalogue:
             results = self._by_popularity[np.sort(np.partition(ranks, k - 1)[:k])].astype(np.int64)
         return self._named(results, self._popularity[results])
 
-    def _search(self, user: Vector, allowed: CandidateSet, k: int, boosts: AnyBoosts) -> tuple[Positions, Vector]:
+    def _search(self, user: Vector, allowed: CandidateSet, k: int, boosts: AnyBoosts) -> tuple[Positions, Scores]:
         if self._index and allowed.count > self._exact_below:
             positions, scores = self._index.search(user, allowed, k, boosts)
             if len(positions) == min(k, allowed.count):
@@ -222,7 +221,7 @@ class Catalogue:
 
     def _search_batched(
         self, users: Sequence[Vector], allowed: Sequence[CandidateSet], k: Sequence[int], boosts: Sequence[AnyBoosts]
-    ) -> dict[int, tuple[Positions, Vector]]:
+    ) -> dict[int, tuple[Positions, Scores]]:
         """Positions and scores of the users for whom a batched search is faster, by their index."""
         if len(users) < MIN_BATCHED_USERS or self._index or self._count >= SWITCH_OVER:
             return {}
@@ -250,7 +249,7 @@ def _load_vectors(path: Path, items: ItemTable) -> NDArray[np.float32]:
         BundleError: the file is invalid or does not match the items.
     """
     try:
-        vectors: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
+        vectors: Vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: not a file of vectors ({error}): export it again") from None
     if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(items):
@@ -274,12 +273,12 @@ def _require_table(path: Path, items: ItemTable) -> None:
         raise BundleError(f"{path}: not a table of items ({error}): export it again") from None
 
 
-def _longest(vectors: NDArray[np.float32]) -> float:
+def _longest(vectors: Vectors) -> float:
     """Length of the longest row; in float64, so that squares do not underflow or overflow."""
     parts = (np.linalg.norm(part.astype(np.float64), axis=1) for part in _parts(vectors))
     return max((float(part.max()) for part in parts), default=0.0)
 
 
-def _parts(vectors: NDArray[np.float32]) -> Iterable[NDArray[np.float32]]:
+def _parts(vectors: Vectors) -> Iterable[NDArray[np.float32]]:
     """Chunks of rows, to limit memory."""
     return (vectors[start : start + _CHUNK_ROWS] for start in range(0, len(vectors), _CHUNK_ROWS))

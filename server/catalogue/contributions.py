@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from swiftrec.server.arrays import Floats, Positions, Vector, Vectors
 from swiftrec.server.catalogue.blend import EXTRA_FEATURES, Scoring, ScoringInput, Weights
 from swiftrec.server.catalogue.catalogue import Catalogue
-from swiftrec.server.catalogue.sparse import DECAY, EVENTS, FLOOR, Positions, values_at
+from swiftrec.server.catalogue.memory import DECAY, EVENTS, FLOOR
+from swiftrec.server.catalogue.sparse import values_at
 from swiftrec.server.parts import PARTS
-
-Vector = NDArray[np.float32]
-Vectors = NDArray[np.float32]
-Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +65,12 @@ def _boosts(scoring: Scoring, weights: Weights, request: ScoringInput, positions
     return {"memory": memory, "words": words}
 
 
-def _strongest(added: Values) -> int | None:
+def _strongest(added: Floats) -> int | None:
     """Index of the largest value; None if no value is positive."""
     return int(np.argmax(added)) if len(added) and added.max() > 0 else None
 
 
-def _by_event(scoring: Scoring, weights: Weights, request: ScoringInput, positions: Positions) -> Values:
+def _by_event(scoring: Scoring, weights: Weights, request: ScoringInput, positions: Positions) -> Floats:
     """The contribution of each event to the memory's part, [events that are items, items].
 
     Transitions contribute the logarithm of a sum: each event gets its share of the sum.
@@ -89,5 +86,5 @@ def _by_event(scoring: Scoring, weights: Weights, request: ScoringInput, positio
         near[n] = values_at(items, values, positions)
     total = chances.sum(axis=0)
     odds = np.log1p(total / FLOOR) / np.where(total, total, 1)
-    added: Values = weights.transitions * odds * chances + weights.neighbours * near
+    added: Floats = weights.transitions * odds * chances + weights.neighbours * near
     return added

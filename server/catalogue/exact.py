@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.server.catalogue.sparse import NO_BOOSTS, AnyBoosts, Positions, Vector, find_sorted
+from swiftrec.server.arrays import Mask, Positions, Scores, StoredPositions, Vector, Vectors
+from swiftrec.server.catalogue.sparse import NO_BOOSTS, AnyBoosts, find_sorted
 
-Vectors = NDArray[np.float32]
 Bits = NDArray[np.uint8]
 
 WORD_BITS = 64
@@ -48,7 +48,7 @@ class CandidateSet:
     denied: Positions
     denied_count: int
 
-    def contains(self, positions: Positions) -> NDArray[np.bool_]:
+    def contains(self, positions: Positions) -> Mask:
         """Whether each position is a candidate."""
         return ~is_among(positions, self.denied) if self.bits is None else has_bit(positions, self.bits)
 
@@ -73,7 +73,7 @@ def ascending(positions: Iterable[int]) -> Positions:
     return np.array(sorted(set(positions)), dtype=np.int64)
 
 
-def pack(positions: NDArray[np.int32] | Positions, items: int) -> Bits:
+def pack(positions: StoredPositions | Positions, items: int) -> Bits:
     """A bit for each of `items`, set at the given positions, padded with zeros to whole words."""
     flags = np.zeros(-(-items // WORD_BITS) * WORD_BITS, dtype=np.bool_)
     flags[positions] = True
@@ -85,20 +85,20 @@ def count_bits(bits: Bits) -> int:
     return int(np.bitwise_count(bits.view(np.uint64)).sum())
 
 
-def has_bit(positions: NDArray[np.int32] | Positions, bits: Bits) -> NDArray[np.bool_]:
+def has_bit(positions: StoredPositions | Positions, bits: Bits) -> Mask:
     """Whether the bit of each position is set."""
-    is_set: NDArray[np.bool_] = (bits[positions >> 3] >> (positions & 7) & 1).astype(np.bool_)
+    is_set: Mask = (bits[positions >> 3] >> (positions & 7) & 1).astype(np.bool_)
     return is_set
 
 
-def is_among(positions: NDArray[np.int32] | Positions, ascending: NDArray[np.int32] | Positions) -> NDArray[np.bool_]:
+def is_among(positions: StoredPositions | Positions, ascending: NDArray[np.int32] | Positions) -> Mask:
     """Whether each position is one of the ascending ones."""
     return find_sorted(ascending, positions)[1]
 
 
 def search(
     vectors: Vectors, user: Vector, allowed: CandidateSet, k: int, boosts: AnyBoosts = NO_BOOSTS
-) -> tuple[Positions, Vector]:
+) -> tuple[Positions, Scores]:
     """The best `k` candidates and their scores, including `boosts`; ties go to the earlier item."""
     if allowed.bits is not None and allowed.count * _DENSE_FACTOR <= len(vectors):
         return top_k(vectors, user, allowed.positions(), k, boosts)
@@ -118,7 +118,7 @@ def search_many(
     denied: Sequence[Positions],
     k: int,
     boosts: Sequence[AnyBoosts],
-) -> list[tuple[Positions, Vector] | None]:
+) -> list[tuple[Positions, Scores] | None]:
     """The results of `search` for several `users` [users, dimensions], bit for bit, but faster.
 
     A matrix product gives approximate scores for several users at once; the items that may be among the best, within
@@ -135,7 +135,7 @@ def search_many(
     Returns:
         Positions and scores; None for users for whom `search` is faster.
     """
-    results: list[tuple[Positions, Vector] | None] = []
+    results: list[tuple[Positions, Scores] | None] = []
     for start in range(0, len(users), _BATCH_USERS):
         part = slice(start, start + _BATCH_USERS)
         candidates = _candidates(vectors, longest, users[part], denied[part], k, boosts[part])
@@ -169,7 +169,7 @@ def _candidates(
 
 def _ranked(
     vectors: Vectors, users: Vectors, candidates: Sequence[Positions], k: int, boosts: Sequence[AnyBoosts]
-) -> list[tuple[Positions, Vector] | None]:
+) -> list[tuple[Positions, Scores] | None]:
     sizes = [len(positions) if k <= len(positions) <= _MAX_CANDIDATE_FACTOR * k else 0 for positions in candidates]
     rows = np.repeat(np.arange(len(users)), sizes)
     positions = np.concatenate([near[:size] for near, size in zip(candidates, sizes, strict=True)])
@@ -188,7 +188,7 @@ def _ranked(
 
 def top_k(
     vectors: Vectors, user: Vector, positions: Positions, k: int, boosts: AnyBoosts = NO_BOOSTS
-) -> tuple[Positions, Vector]:
+) -> tuple[Positions, Scores]:
     """The best `k` of ascending `positions` and their scores, including `boosts`; ties go to the earlier item."""
     scores = compare(vectors, user, positions)
     if len(boosts.values):
@@ -206,11 +206,11 @@ def compare(vectors: Vectors, user: Vector, positions: Positions) -> Vector:
 
 
 def _scores(rows: Vectors, user: Vector) -> Vector:
-    scores: Vector = np.vecdot(rows, user)
+    scores: Scores = np.vecdot(rows, user)
     return scores
 
 
-def _best(positions: Positions | None, scores: Vector, k: int) -> tuple[Positions, Vector]:
+def _best(positions: Positions | None, scores: Scores, k: int) -> tuple[Positions, Scores]:
     """The best `k` positions and their scores; without `positions`, indices of `scores`."""
     if not k:
         return np.empty(0, dtype=np.int64), scores[:0]
@@ -219,7 +219,7 @@ def _best(positions: Positions | None, scores: Vector, k: int) -> tuple[Position
     return best if positions is None else positions[best], scores[best]
 
 
-def _least(scores: Vector, k: int) -> Vector:
+def _least(scores: Scores, k: int) -> Vector:
     """A tight lower bound of the `k`-th largest value of each row of `scores` [..., items].
 
     The `k`-th largest of the maxima of disjoint parts is such a bound, and needs one pass over the row.
@@ -228,5 +228,5 @@ def _least(scores: Vector, k: int) -> Vector:
     if scores.shape[-1] >= 2 * parts:
         whole = scores.shape[-1] // parts * parts
         scores = scores[..., :whole].reshape(*scores.shape[:-1], -1, parts).max(axis=-2)
-    least: Vector = np.partition(scores, -k)[..., -k]
+    least: Scores = np.partition(scores, -k)[..., -k]
     return least

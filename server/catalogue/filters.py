@@ -14,8 +14,8 @@ from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from swiftrec.server.arrays import Mask, StoredPositions
 from swiftrec.server.catalogue.exact import (
     WORD_BITS,
     Bits,
@@ -58,11 +58,11 @@ class PostingList:
         bits: a bit for each item of the catalogue, or None.
     """
 
-    positions: NDArray[np.int32]
+    positions: StoredPositions
     count: int
     bits: Bits | None = None
 
-    def contains(self, positions: NDArray[np.int32]) -> NDArray[np.bool_]:
+    def contains(self, positions: StoredPositions) -> Mask:
         """Whether the item at each position has the value."""
         return is_among(positions, self.positions) if self.bits is None else has_bit(positions, self.bits)
 
@@ -251,7 +251,7 @@ class AttributeIndex:
         """The cost of `pack`, which first uses a byte for each item."""
         return _STEP_WORDS + _SCATTER_WORDS * positions + (WORD_BITS // 8) * self._words
 
-    def _posting_list(self, positions: NDArray[np.int32]) -> PostingList:
+    def _posting_list(self, positions: StoredPositions) -> PostingList:
         if positions.nbytes <= self._all.bits.nbytes:
             return PostingList(positions, len(positions))
         return PostingList(positions[:0], len(positions), pack(positions, self._items))

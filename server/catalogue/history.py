@@ -15,15 +15,13 @@ import re
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from swiftrec.server.catalogue.words import Matches, Words, split_words
-
-Vector = NDArray[np.float32]
-Vectors = NDArray[np.float32]
+from swiftrec.server.arrays import AnyPositions, Vector, Vectors
+from swiftrec.server.catalogue.splitting import split_words
+from swiftrec.server.catalogue.words import Matches, Words
 
 NEVER = 2.0  # a threshold that no cosine reaches
 _MAX_CANDIDATES = 8  # found by words, to be compared by meaning
@@ -154,7 +152,7 @@ class Names:
             position = int(best[nearest]) if is_near else None
         return position if position is not None and numbered_alike(text, self._title_of(position)) else None
 
-    def _by_words(self, match: Matches, best: NDArray[np.signedinteger[Any]], values: list[float]) -> int | None:
+    def _by_words(self, match: Matches, best: AnyPositions, values: list[float]) -> int | None:
         """The first of the `best` items, if it has nearly all words and the second is clearly worse."""
         if len(best) > 1 and values[1] > _MAX_SECOND_MATCH * values[0]:
             return None

@@ -1,4 +1,4 @@
-"""Sparse tables of items, the co-occurrence memory, and boosts of scores."""
+"""Sparse tables of items, and boosts of scores."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.server.arrays import AnyPositions, Mask, Positions, Scores, StoredPositions, Vector
 from swiftrec.server.errors import BundleError
-from swiftrec.server.parts import NEIGHBOURS, TRANSITIONS, row_files
+from swiftrec.server.parts import row_files
 
-Positions = NDArray[np.int64]
-Vector = NDArray[np.float32]
-Places: TypeAlias = "NDArray[np.signedinteger[Any]]"
 N = TypeVar("N", bound=np.generic)
 F = TypeVar("F", bound=np.floating[Any])
 
@@ -26,23 +24,18 @@ SWITCH_OVER = 20_000  # items: from this number the approximate index is clearly
 _ITEMS_PER_ENTRY = 8
 _INDEX_BITS = 32  # of a key, for the index of an entry; the others are for its cell
 
-EVENTS = 10  # last events that transitions use
-DECAY = 0.6  # of the weight of an event, with each later one
-FLOOR = 0.003  # added to a probability before taking the logarithm
-_AGES = DECAY ** np.arange(EVENTS)[::-1]
-
 
 class Boosts(NamedTuple):
     """Values added to the scores of a few items: ascending, distinct `positions`, and a value for each."""
 
     positions: Positions
-    values: Vector
+    values: Scores
 
     def at(self, positions: Positions) -> Vector:
         """The values at `positions`; 0 for items without a boost."""
         return values_at(self.positions, self.values, positions)
 
-    def where(self, is_kept: NDArray[np.bool_]) -> Boosts:
+    def where(self, is_kept: Mask) -> Boosts:
         """The boosts selected by a boolean array [boosts]."""
         return Boosts(self.positions[is_kept], self.values[is_kept])
 
@@ -52,7 +45,7 @@ class Boosts(NamedTuple):
             return self.positions
         return self.positions[np.argpartition(-self.values, count)[:count]]
 
-    def add_to(self, scores: Vector) -> None:
+    def add_to(self, scores: Scores) -> None:
         """Add to the scores of all items."""
         scores[self.positions] += self.values
 
@@ -64,13 +57,13 @@ class Boosts(NamedTuple):
 class DenseBoosts(NamedTuple):
     """Boosts with a value for each item: faster if there are many."""
 
-    values: Vector
+    values: Scores
 
     def at(self, positions: Positions) -> Vector:
         """The values at `positions`."""
         return self.values[positions]
 
-    def add_to(self, scores: Vector) -> None:
+    def add_to(self, scores: Scores) -> None:
         """Add to the scores of all items."""
         scores += self.values
 
@@ -90,11 +83,11 @@ class Entries(NamedTuple):
     `owners` are indices of requests, `positions` those of items.
     """
 
-    owners: Places
-    positions: Places
+    owners: AnyPositions
+    positions: AnyPositions
     values: NDArray[np.floating[Any]]
 
-    def weighted(self, weights: Vector) -> Entries:
+    def weighted(self, weights: Scores) -> Entries:
         """The entries multiplied by the weights of their requests, [requests]."""
         return self._replace(values=self.values * weights[self.owners])
 
@@ -103,12 +96,12 @@ class Entries(NamedTuple):
 class SparseRows:
     """A sparse matrix (CSR): the start of each row [rows + 1], and the positions and weights of items [entries]."""
 
-    starts: NDArray[np.int64]
-    positions: NDArray[np.int32]
-    weights: Vector
+    starts: Positions
+    positions: StoredPositions
+    weights: Scores
 
     @classmethod
-    def of(cls, rows: NDArray[np.int64], positions: NDArray[np.int64], weights: NDArray[np.float64], size: int) -> Self:
+    def of(cls, rows: NDArray[np.int64], positions: Positions, weights: NDArray[np.float64], size: int) -> Self:
         """Make rows of unordered entries (row, position, weight); the entries of a row are sorted by position."""
         order = np.lexsort((positions, rows))
         starts = np.searchsorted(rows[order], np.arange(size + 1))
@@ -147,7 +140,7 @@ class SparseRows:
         index = int(np.searchsorted(positions, position))
         return index < len(positions) and int(positions[index]) == position
 
-    def gather(self, rows: Places) -> tuple[NDArray[np.int32], Vector, NDArray[np.int64]]:
+    def gather(self, rows: AnyPositions) -> tuple[NDArray[np.int32], Vector, NDArray[np.int64]]:
         """The concatenated entries of `rows`: positions, weights, and the number of entries of each row."""
         starts, stops = self.starts[rows], self.starts[rows + 1]
         if not len(rows):
@@ -184,7 +177,7 @@ def map_array(path: Path, dtype: type[N]) -> NDArray[N]:
     return loaded
 
 
-def find_sorted(ascending: NDArray[N], required: NDArray[Any]) -> tuple[Positions, NDArray[np.bool_]]:
+def find_sorted(ascending: NDArray[N], required: NDArray[Any]) -> tuple[Positions, Mask]:
     """The index of each required value in an ascending array, and whether the array has it."""
     if not len(ascending):
         return np.zeros(len(required), dtype=np.int64), np.zeros(len(required), dtype=np.bool_)
@@ -192,7 +185,7 @@ def find_sorted(ascending: NDArray[N], required: NDArray[Any]) -> tuple[Position
     return places, ascending[places] == required
 
 
-def values_at(ascending: Places, values: NDArray[F], required: Positions) -> NDArray[F]:
+def values_at(ascending: AnyPositions, values: NDArray[F], required: Positions) -> NDArray[F]:
     """The values of the required positions; 0 for those not in the ascending array."""
     if not len(ascending):
         return np.zeros(len(required), dtype=values.dtype)
@@ -246,59 +239,3 @@ def _of_cells(cells: NDArray[np.int64], values: NDArray[np.float64], requests: i
     sizes = np.diff(np.searchsorted(cells, np.arange(requests + 1) * items))
     owners = np.arange(requests).repeat(sizes)
     return Entries(owners, cells - owners * items, values.astype(np.float32))
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """The co-occurrence memory: two tables with a row for each item.
-
-    `transitions` have the probability that an item follows another within a few events; they are used for the last
-    events of a history, with weights that decay with age. `neighbours` have the strongest weights of a linear
-    item-to-item model (EASE: Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019); they weight all
-    events equally.
-    """
-
-    transitions: SparseRows
-    neighbours: SparseRows
-
-    @classmethod
-    def load(cls, folder: Path, items: int) -> Self:
-        """Map what `save` wrote.
-
-        Raises:
-            BundleError: a file is missing or does not match.
-        """
-        tables = {name: SparseRows.load(folder, name, items) for name in (TRANSITIONS, NEIGHBOURS)}
-        for name, table in tables.items():
-            if len(table) != items:
-                raise BundleError(f"{folder}/{name}-starts.npy: {len(table)} rows for {items} items: export it again")
-        return cls(*tables.values())
-
-    @classmethod
-    def empty(cls, items: int) -> Self:
-        """The memory of a catalogue without interactions."""
-        rows = SparseRows.empty(items)
-        return cls(rows, rows)
-
-    def save(self, folder: Path) -> None:
-        """Write both tables."""
-        self.transitions.save(folder, TRANSITIONS)
-        self.neighbours.save(folder, NEIGHBOURS)
-
-    def next_chances(self, histories: Sequence[Positions]) -> Entries:
-        """The items that follow the last events of each history (oldest first), with their weighted probabilities."""
-        last = [events[-EVENTS:] for events in histories]
-        ages = np.concatenate([_AGES[EVENTS - len(events) :] for events in last])
-        entries, sizes = _entries(self.transitions, last)
-        return entries._replace(values=entries.values * ages.repeat(sizes))
-
-    def near_weights(self, histories: Sequence[Positions]) -> Entries:
-        """The neighbours of the events of each history, with their weights."""
-        return _entries(self.neighbours, histories)[0]
-
-
-def _entries(table: SparseRows, histories: Sequence[Positions]) -> tuple[Entries, NDArray[np.int64]]:
-    """The entries of a table for the events of histories, and the number of entries of each event."""
-    positions, values, sizes = table.gather(np.concatenate(histories))
-    owners = np.arange(len(histories)).repeat([len(events) for events in histories])
-    return Entries(owners.repeat(sizes), positions, values), sizes

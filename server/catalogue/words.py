@@ -7,9 +7,6 @@ typing errors. Words are stored as 64-bit hashes; all tables are mapped from dis
 
 from __future__ import annotations
 
-import hashlib
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,15 +16,13 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.server.arrays import Floats, Mask, Positions
 from swiftrec.server.catalogue.sparse import Entries, SparseRows, find_sorted, map_array, merged
+from swiftrec.server.catalogue.splitting import Hashes, hash_of, pairs, split_words
 from swiftrec.server.errors import BundleError
 from swiftrec.server.parts import POSTINGS, SPELLED, WORD_ARRAYS, word_file
 
-Hashes = NDArray[np.uint64]
-Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
-Numbers = NDArray[np.int64]
-Rows: TypeAlias = "tuple[tuple[int, ...], tuple[float, ...]]"
+TermMatches: TypeAlias = "tuple[tuple[int, ...], tuple[float, ...]]"
 """Indices of the known words that a word of a text matches, and the weight of each."""
 
 _DTYPES: dict[str, type[np.generic]] = dict(
@@ -35,43 +30,13 @@ _DTYPES: dict[str, type[np.generic]] = dict(
 )
 MAX_WORDS = 64  # of a text that are looked up
 _MAX_UNKNOWN = 8  # unknown words of a text that are corrected; each may take a millisecond
-_MAX_LETTERS = 64  # of a word
 _MIN_LETTERS = 4  # of a word, to be corrected
 _MAX_CORRECTIONS, _MIN_SHARED_PAIRS = 3, 0.6  # of an unknown word, and their similarity to it
 _MAX_CACHED_WORDS = 65_536  # in each of the two caches
-_NO_ROWS: Rows = ((), ())
+_NO_ROWS: TermMatches = ((), ())
 _MAX_CANDIDATES = 20_000  # entries of letter pairs that are read for a word, rare pairs first
 _RECOUNTED_WORDS = 20  # words with most of the rare pairs, for which all pairs are counted
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
-_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")  # in scripts without spaces between words, each character is a word
-_IS_CJK = re.compile(f"[{_CJK}]")
 _MIN_TITLED, _MIN_COVERED = 0.5, 0.6  # shares of the words of a title that occur in titles, and in one item
-
-
-def split_words(text: str) -> list[str]:
-    """The words of a text, in lower case, without accents, and cut to 64 letters."""
-    plain = text.casefold()
-    if not plain.isascii():
-        plain = "".join(map(_plain, unicodedata.normalize("NFKC", plain).casefold()))
-    return [word[:_MAX_LETTERS] for word in _WORD.findall(plain)]
-
-
-def _plain(letter: str) -> str:
-    """A letter without its marks, except in Japanese and Korean, where they are part of it: "が" is not "か"."""
-    if letter.isascii() or _IS_CJK.match(letter):
-        return "" if unicodedata.combining(letter) else letter
-    return "".join(part for part in unicodedata.normalize("NFD", letter) if unicodedata.category(part)[0] != "M")
-
-
-def pairs(word: str) -> set[str]:
-    """Pairs of letters with at most one letter between them, ends of the word included: most survive a typing error."""
-    marked = f"<{word}>"
-    return {marked[n] + marked[n + gap] for gap in (1, 2) for n in range(len(marked) - gap)}
-
-
-def hash_of(word: str) -> int:
-    """The 64-bit hash of a word."""
-    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +64,8 @@ class Words:
     spelled: SparseRows
     names: Hashes
     named: NDArray[np.int32]
-    _near_words: dict[str, Rows] = field(default_factory=dict, init=False, repr=False)
-    _found: dict[str, Rows] = field(default_factory=dict, init=False, repr=False)
+    _near_words: dict[str, TermMatches] = field(default_factory=dict, init=False, repr=False)
+    _found: dict[str, TermMatches] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def load(cls, folder: Path, items: int) -> Self:
@@ -131,7 +96,7 @@ class Words:
         self.postings.save(folder, POSTINGS)
         self.spelled.save(folder, SPELLED)
 
-    def rows_of(self, text: str) -> list[Rows]:
+    def rows_of(self, text: str) -> list[TermMatches]:
         """The known words that each distinct word of a text matches; none for an unknown word."""
         words = [*dict.fromkeys(split_words(text))][:MAX_WORDS]
         rows = self._known(words)
@@ -145,18 +110,18 @@ class Words:
         index = _find(self.names, [hash_of(name)])[0] if name else -1
         return int(self.named[index]) if index >= 0 else None
 
-    def _known(self, words: Sequence[str]) -> dict[str, Rows]:
+    def _known(self, words: Sequence[str]) -> dict[str, TermMatches]:
         """The match of each known word, none for the others; cached."""
         matches = {word: rows for word in words if (rows := self._found.get(word)) is not None}
         if new := [word for word in words if word not in matches]:
             places = _find(self.terms, [hash_of(word) for word in new]).tolist()
-            rows_of: dict[str, Rows] = dict.fromkeys(new, _NO_ROWS)
+            rows_of: dict[str, TermMatches] = dict.fromkeys(new, _NO_ROWS)
             rows_of |= {word: ((n,), (1.0,)) for word, n in zip(new, places, strict=True) if n >= 0}
             _remember(self._found, rows_of)
             matches |= rows_of
         return matches
 
-    def _stand_in(self, word: str) -> Rows:
+    def _stand_in(self, word: str) -> TermMatches:
         """The corrections of an unknown word; cached."""
         matches = self._near_words.get(word)
         if matches is None:
@@ -164,7 +129,7 @@ class Words:
             _remember(self._near_words, {word: matches})
         return matches
 
-    def _near(self, word: str) -> Rows:
+    def _near(self, word: str) -> TermMatches:
         """The known words that share most letter pairs with an unknown one, weighted by Dice's coefficient."""
         pieces = pairs(word)
         places = _find(self.pairs, [hash_of(piece) for piece in pieces])
@@ -210,7 +175,7 @@ class Words:
         return ""
 
 
-def _remember(cache: dict[str, Rows], rows: dict[str, Rows]) -> None:
+def _remember(cache: dict[str, TermMatches], rows: dict[str, TermMatches]) -> None:
     if len(cache) >= _MAX_CACHED_WORDS:
         cache.clear()
     cache.update(rows)
@@ -252,7 +217,7 @@ class Matches:
         self.boosts = merged(Entries(self._text_of_posting, positions, values), self._texts, items)
 
     @cached_property
-    def is_title(self) -> Flags:
+    def is_title(self) -> Mask:
         """Whether each text looks like a title: most of its words occur in titles, and one item has most of them.
 
         Words are weighted by rarity.
@@ -262,7 +227,7 @@ class Matches:
         return titled & (self.best >= 0) & (self.cover(self.best)[0] >= _MIN_COVERED)
 
     @cached_property
-    def best(self) -> Numbers:
+    def best(self) -> Positions:
         """Position of the best matching item of each text, the first of equals; -1 if there is none."""
         owners, positions, values = self.boosts
         best, sizes = np.full(self._texts, -1), np.bincount(owners, minlength=self._texts)
@@ -272,7 +237,7 @@ class Matches:
             best[sizes > 0] = positions[is_best[np.searchsorted(is_best, starts)]]
         return best
 
-    def cover(self, items: Numbers) -> tuple[Floats, Numbers]:
+    def cover(self, items: Positions) -> tuple[Floats, Positions]:
         """The share of the words of each text, weighted by rarity, that an item has, and their number.
 
         Words are not counted if the index does not know whether the item has them.
@@ -295,7 +260,7 @@ class Matches:
         return (self._postings < self._index.often[self._rows]).astype(np.float64)
 
     @cached_property
-    def _row_of_posting(self) -> Numbers:
+    def _row_of_posting(self) -> Positions:
         return np.arange(len(self._rows)).repeat(self._postings)
 
     def _sum(self, values: Floats) -> Floats:

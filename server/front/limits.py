@@ -15,6 +15,9 @@ from swiftrec.server.errors import Overloaded, ShuttingDown, SwiftrecError
 from swiftrec.server.front.calls import Call, Method
 from swiftrec.server.front.waits import Timers
 
+_MAX_CONTROL_CALLS = 16  # each holds a thread
+_MAX_CHANGES = 8  # loads and unloads; each holds a thread
+_MAX_PROBE_CALLS = 64
 _MIN_RETRY_S = 0.01
 _RETRY_S = 1.0  # if the wait cannot be predicted
 _STOPPING = "the server is stopping: send the call to another server, or again later"
@@ -79,6 +82,19 @@ class Limiters:
     probes: ConcurrencyLimiter
     watches: ConcurrencyLimiter
     open_watches: ConcurrencyLimiter
+
+    @classmethod
+    def of(cls, max_calls: int, wait_s: Callable[[], float]) -> Limiters:
+        """The limiters of a server with at most `max_calls` unary calls; `wait_s` predicts their wait."""
+        return cls(
+            calls=ConcurrencyLimiter(max_calls, wait_s),
+            control=ConcurrencyLimiter(_MAX_CONTROL_CALLS),
+            changes=ConcurrencyLimiter(_MAX_CHANGES),
+            streams=ConcurrencyLimiter(max(1, max_calls // 4)),
+            probes=ConcurrencyLimiter(_MAX_PROBE_CALLS),
+            watches=ConcurrencyLimiter(2 * _MAX_PROBE_CALLS),
+            open_watches=ConcurrencyLimiter(2 * min(_MAX_PROBE_CALLS, max(1, max_calls // 8))),
+        )
 
 
 class BoundedCalls:

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
-from numpy.typing import NDArray
 
+from swiftrec.server.arrays import Vector
 from swiftrec.server.models.session import Session
-
-Vector = NDArray[np.float32]
 
 
 def ranker_half(vectors: Vector, dimensions: int) -> Vector:

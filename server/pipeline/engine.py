@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.server.arrays import Vector
 from swiftrec.server.batching.cost_model import Observation
 from swiftrec.server.batching.scheduler import Limits
 from swiftrec.server.catalogue.blend import Scoring
@@ -22,7 +23,7 @@ from swiftrec.server.catalogue.history import Names
 from swiftrec.server.errors import BundleError, ConfigError
 from swiftrec.server.models.bundle import RANKER, Bundle
 from swiftrec.server.models.device import DEVICES
-from swiftrec.server.models.networks import EncoderModel, EventKind, RankerModel, UserSequence, Vector
+from swiftrec.server.models.networks import EncoderModel, EventKind, RankerModel, UserSequence
 from swiftrec.server.models.session import Session
 from swiftrec.server.models.tokenizer import Tokenizer
 from swiftrec.server.pipeline.index_training import index_training_users

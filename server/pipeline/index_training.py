@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.server.arrays import Positions, Vector, Vectors
 from swiftrec.server.catalogue.blend import Scoring, ScoringInput
 from swiftrec.server.catalogue.catalogue import Catalogue
-from swiftrec.server.catalogue.sparse import Positions
 from swiftrec.server.domain import Item
 from swiftrec.server.models.networks import EventKind, RankerModel, UserSequence, ranker_half, sentence_half
 
@@ -20,12 +20,13 @@ _MAX_TASTES = 3  # of one user
 _MAX_EVENTS = 32
 _MAX_QUERY_WORDS = 8  # of a description
 
-Vector = NDArray[np.float32]
-Encode = Callable[[list[str]], Sequence[Vector]]
-
 
 def index_training_users(
-    ranker: RankerModel, encode: Encode, catalogue: Catalogue, scoring: Scoring, max_history: int
+    ranker: RankerModel,
+    encode: Callable[[list[str]], Sequence[Vector]],
+    catalogue: Catalogue,
+    scoring: Scoring,
+    max_history: int,
 ) -> NDArray[np.float32]:
     """User vectors of synthetic histories, from a fixed seed: float32 [users, width].
 
@@ -40,7 +41,7 @@ def index_training_users(
         max_history: events that the ranker reads.
     """
     random, longest = np.random.default_rng(0), min(_MAX_EVENTS, max_history)
-    user_vectors: list[NDArray[np.float32]] = []
+    user_vectors: list[Vectors] = []
     for _ in range(_BATCHES):
         sampled = list(_sample_histories(catalogue, catalogue.sample(_POOL_ITEMS, random), longest, random))
         query_vectors = iter(encode([query for _, query in sampled if query]))

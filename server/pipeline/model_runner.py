@@ -10,13 +10,12 @@ from concurrent.futures import Executor, wait
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from swiftrec.server.arrays import Vector
 from swiftrec.server.batching.cost_model import CostModel
 from swiftrec.server.batching.scheduler import Limits, form_batches
 from swiftrec.server.errors import ModelFailed
 
-Vector = NDArray[np.float32]
 P_contra = TypeVar("P_contra", contravariant=True)
 P = TypeVar("P")
 _log = logging.getLogger(__name__)

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import cast
 
+from swiftrec.server.arrays import Vector
 from swiftrec.server.catalogue.contributions import Contribution, contributions
 from swiftrec.server.catalogue.history import Event, History
 from swiftrec.server.domain import Recommendation, Request, Strategy, TextEvent
 from swiftrec.server.errors import InternalError, SwiftrecError, internal_error
 from swiftrec.server.models.networks import EventKind, ranker_half, sentence_half
-from swiftrec.server.pipeline.request_state import Input, RequestState, TextState, Vector
+from swiftrec.server.pipeline.request_state import Input, RequestState, TextState
 from swiftrec.server.pipeline.stages import Stages
 
 _MAX_QUEUED_EVENTS = 32  # a queued request with more drops its events; its `History` has what is needed

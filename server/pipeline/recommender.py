@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from swiftrec.server.catalogue.blend import Blend, Scoring
 from swiftrec.server.catalogue.catalogue import Catalogue
-from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.catalogue.memory import Memory
 from swiftrec.server.catalogue.words import Words
 from swiftrec.server.domain import Recommendation, Request
 from swiftrec.server.errors import BundleError, SwiftrecError

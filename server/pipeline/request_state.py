@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from swiftrec.server.arrays import Vector
 from swiftrec.server.catalogue.blend import ScoreTerms, ScoringInput
 from swiftrec.server.catalogue.catalogue import ScoredItems
 from swiftrec.server.catalogue.exact import CandidateSet
@@ -16,8 +16,6 @@ from swiftrec.server.catalogue.history import Event, History
 from swiftrec.server.domain import Request, Timings
 from swiftrec.server.errors import SwiftrecError
 from swiftrec.server.models.networks import EventKind, UserSequence
-
-Vector: TypeAlias = "NDArray[np.float32]"
 
 
 class Input(NamedTuple):
@@ -28,7 +26,7 @@ class Input(NamedTuple):
     sentence: Vector
 
 
-class CallState(Protocol):
+class Cancellable(Protocol):
     """The call that a request belongs to."""
 
     @property
@@ -70,7 +68,7 @@ class TextState:
     )
 
     def __init__(self, tokens: Sequence[Sequence[int]]) -> None:
-        self.call: CallState = _LIVE
+        self.call: Cancellable = _LIVE
         self.arrival = self.started = self.cost_s = self.batch_s = 0.0
         self.tokens = 0
         self.timings = Timings()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
+from swiftrec.server.arrays import Vector
 from swiftrec.server.catalogue.lru import LruCache
 
-Vector = NDArray[np.float32]
 _ENTRY_BYTES = 360  # overhead of an entry: the objects and its share of the dictionary
 
 

@@ -41,13 +41,13 @@ _NV = (
 
 
 # A batch that a model ran: its rows, their tokens without and with padding, and its time in seconds.
-Batch: TypeAlias = "tuple[ModelRecorder, int, int, int, float]"
+MeasuredBatch: TypeAlias = "tuple[ModelRecorder, int, int, int, float]"
 
 
-class Batches(Buffer[Batch]):
+class Batches(Buffer[MeasuredBatch]):
     """The batches of all models."""
 
-    def fold(self, records: list[Batch]) -> None:
+    def fold(self, records: list[MeasuredBatch]) -> None:
         """Count each batch for its model."""
         for model in {model for model, *_ in records}:
             model.count_batches([batch for batch in records if batch[0] is model])
@@ -172,7 +172,7 @@ class ModelRecorder:
         """A batch ran; called by any thread."""
         self._batches.add((self, rows, tokens, padded, seconds))
 
-    def count_batches(self, batches: Sequence[Batch]) -> None:
+    def count_batches(self, batches: Sequence[MeasuredBatch]) -> None:
         """Add batches to the metrics and the statistics."""
         self._sizes.extend([rows for _, rows, *_ in batches])
         self._tokens.extend([padded for *_, padded, _ in batches])

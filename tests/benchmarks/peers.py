@@ -15,7 +15,7 @@ import numpy as np
 from swiftrec.benchmarks.bundle_id import BundleId
 from swiftrec.benchmarks.peers import messages
 from swiftrec.benchmarks.peers.ground_truth import GroundTruth
-from swiftrec.benchmarks.peers.measure import Figures, LoadShape
+from swiftrec.benchmarks.peers.measure import LoadShape, RoundFigures
 from swiftrec.benchmarks.peers.rounds import PeerSetup
 from swiftrec.benchmarks.peers.targets import DOCUMENTED, Batching, Target
 from swiftrec.benchmarks.peers.transports import Transport
@@ -57,12 +57,12 @@ def fake(name: str, mode: str = DOCUMENTED, transport: Transport = "http") -> Ta
     return Target(name, mode, transport, "/", pack, messages.json_ids, batching=Batching(8, 1))
 
 
-def figures(**changes: Any) -> Figures:  # noqa: ANN401 (fields of several types)
-    values: dict[str, Any] = dict.fromkeys(Figures.__dataclass_fields__, 0) | {
+def figures(**changes: Any) -> RoundFigures:  # noqa: ANN401 (fields of several types)
+    values: dict[str, Any] = dict.fromkeys(RoundFigures.__dataclass_fields__, 0) | {
         "requests_per_s": 500.0, "server_us": 1_250.0, "mix": 0.9, "p50_ms_one_in_flight": 2.0, "p99_ms_at_70": 9.0,
         "trouble": "", "latency_ms": np.zeros(0),
     }  # fmt: skip
-    return Figures(**(values | changes))
+    return RoundFigures(**(values | changes))
 
 
 def setup(right: GroundTruth) -> PeerSetup:

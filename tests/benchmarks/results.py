@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from swiftrec.benchmarks import result_files
+from swiftrec.benchmarks.catalogue.comparison import CatalogueRow, RequestFigures, SearchFigures
 from swiftrec.benchmarks.catalogue.result import CatalogueResult
-from swiftrec.benchmarks.catalogue.trial import CatalogueRow, RequestFigures, SearchFigures
 from swiftrec.benchmarks.peers.results import PeerResults, PeerSettingsResult, PeersResult, RoundResult
 from swiftrec.benchmarks.result_files import ToolResult
 from swiftrec.benchmarks.suite.result import Point, Repeated, Result, Workload

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from swiftrec.benchmarks import result_files
-from swiftrec.benchmarks.statistics import Rows
+from swiftrec.benchmarks.statistics import RequestRows
 from swiftrec.benchmarks.suite.result import Point, Repeated, Workload
 from swiftrec.benchmarks.suite.results import MeasuredRun, RawRows
 from tests.benchmarks.results import result
@@ -118,7 +118,7 @@ def _add(
     latency_ms *= server.machine
     latency_ms[latency_ms > np.quantile(latency_ms, 0.97)] *= server.tail
     ones = np.ones(server.answers, np.int32)
-    rows = Rows(intended, intended, intended + 1e-3 * latency_ms, 0 * ones, 16 * ones, ones)
+    rows = RequestRows(intended, intended, intended + 1e-3 * latency_ms, 0 * ones, 16 * ones, ones)
     rate = (
         server.speed
         / server.machine

@@ -1,4 +1,4 @@
-"""Imports in benchmarks/ point one way: tools -> load -> {workload, statistics, server_process} -> environment."""
+"""Imports in benchmarks/ point one way: tools -> load -> window, server_process -> statistics -> workload."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ _PACKAGE = "swiftrec.benchmarks."
 # From the bottom to the top; a module imports only from layers below its own. Modules of one layer are in one line, and
 # do not import each other; the modules of a folder may.
 _LAYERS = (
-    ("environment", "optional_deps", "bundle_id"),
+    ("environment", "optional_deps", "bundle_id", "item_texts"),
     ("formatting", "workload", "prometheus"),
-    ("statistics", "result_files"),
-    ("connection", "hdr", "selection"),
+    ("statistics", "result_files", "recording"),
+    ("responses", "hdr"),
+    ("window", "connection", "selection"),
     ("client", "server_process"),
     ("record", "flood", "floor", "echo", "null_server"),
     ("load",),
@@ -70,8 +71,10 @@ def test_every_layer_names_existing_modules() -> None:
     ("file", "line"),
     [
         ("statistics.py", "from swiftrec.benchmarks.load import run_load"),
+        ("item_texts.py", "from swiftrec.benchmarks.workload import make"),
+        ("recording.py", "from swiftrec.benchmarks.record import proxy"),
         ("load.py", "from swiftrec.benchmarks import overload"),
-        ("peers/measure.py", "import swiftrec.benchmarks.suite.tables"),
+        ("peers/measure.py", "import swiftrec.benchmarks.suite.rows"),
         ("overload.py", "from swiftrec.benchmarks.fair import row"),
         ("new_tool.py", "from swiftrec.benchmarks.fair import row"),
         ("load.py", "from swiftrec.benchmarks.new_tool import run"),

@@ -18,9 +18,9 @@ from hdrh.log import HistogramLogReader
 from pyarrow import parquet
 
 from swiftrec.benchmarks import result_files
-from swiftrec.benchmarks.record import FORMAT, Recording
+from swiftrec.benchmarks.recording import FORMAT, Recording
 from swiftrec.benchmarks.server_process import ServerProcess, running_server
-from swiftrec.benchmarks.statistics import Rows
+from swiftrec.benchmarks.statistics import RequestRows
 from swiftrec.benchmarks.suite.result import Result
 from swiftrec.server.models.bundle import Bundle
 from tests.conftest import ROOT
@@ -154,7 +154,7 @@ def stalled(bundle: Bundle, rows: Path, *loop: str) -> int:
     """How many requests waited for more than half of the server's stall."""
     with running_server(["-m", "swiftrec.benchmarks", "echo", *_PAUSE], core=None) as server:
         load(server, bundle, *loop, "--seconds", "2", "--rows", str(rows))
-    result = Rows.load(rows)
+    result = RequestRows.load(rows)
     return int((result.done - result.intended > _PAUSE_S / 2).sum())
 
 
@@ -176,7 +176,7 @@ def test_late_sends_are_counted_and_a_client_that_cannot_keep_up_fails(echo: Ser
 def test_constant_arrivals_come_at_even_intervals(echo: ServerProcess, bundle: Bundle, tmp_path: Path) -> None:
     rows = tmp_path / "rows.npz"
     load(echo, bundle, "--loop", "open", "--pattern", "constant", "--rate", "50", "--seconds", "1", "--rows", str(rows))
-    gaps = np.diff(np.sort(Rows.load(rows).intended))
+    gaps = np.diff(np.sort(RequestRows.load(rows).intended))
     assert gaps == pytest.approx(np.full(len(gaps), 0.02), abs=1e-6)
 
 

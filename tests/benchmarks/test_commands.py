@@ -8,7 +8,7 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from swiftrec.benchmarks import __main__ as bench
-from swiftrec.server.config import read_settings
+from swiftrec.server.settings_reader import read_settings
 
 _KINDS = {name: kind for name, (kind, _) in bench._TOOLS.items()}
 _OWN_MODULE = {"bench": "suite.settings", "teacher-serve": "teacher"}

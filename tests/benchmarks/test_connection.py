@@ -20,9 +20,9 @@ from swiftrec.benchmarks import __main__ as command
 from swiftrec.benchmarks import connection
 from swiftrec.benchmarks.__main__ import main
 from swiftrec.benchmarks.connection import check_source
-from swiftrec.benchmarks.record import Recording
+from swiftrec.benchmarks.recording import Recording
 from swiftrec.benchmarks.server_process import running_server as tool
-from swiftrec.benchmarks.workload import PATHS, Method
+from swiftrec.benchmarks.workload import PATHS, MethodName
 from swiftrec.server.app import App
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
@@ -195,7 +195,7 @@ def handler(behaviour: Callable[[Any, grpc.ServicerContext], Any]) -> grpc.RpcMe
 
 
 @pytest.mark.parametrize("method", PATHS)
-def test_same_bundle_is_taken_and_the_measured_method_is_left_alone(tmp_path: Path, method: Method) -> None:
+def test_same_bundle_is_taken_and_the_measured_method_is_left_alone(tmp_path: Path, method: MethodName) -> None:
     fake = Fake()
     with running_server(fake) as target:
         check_source(target, write_manifest(tmp_path / "bundle"), method)

@@ -19,20 +19,25 @@ from swiftrec.benchmarks import server_process
 from swiftrec.benchmarks.client import ClosedLoop, OnResponse, ResponseLog, arrivals, connected, open_loop
 from swiftrec.benchmarks.echo import response
 from swiftrec.benchmarks.environment import CpuReading, cpu_seconds, pinned
+from swiftrec.benchmarks.item_texts import MAX_WORDS, MIN_WORDS, mixed_texts
 from swiftrec.benchmarks.null_server import NullSession
+from swiftrec.benchmarks.responses import STEPS, read_responses
 from swiftrec.benchmarks.server_process import ServerProcess, running_server
-from swiftrec.benchmarks.statistics import STEPS, Rows, Window, merge_windows, read_responses, summarise, window_figures
-from swiftrec.benchmarks.workload import MAX_WORDS, MIN_WORDS, PATHS, Requests, mixed_texts
+from swiftrec.benchmarks.statistics import RequestRows, summarise
+from swiftrec.benchmarks.window import Window, merge_windows, window_figures
+from swiftrec.benchmarks.workload import PATHS, Requests
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 
 _SOURCES = [f"title{n} ({1900 + n}). drama, comedy" for n in range(200)]
 
 
-def rows(latencies_s: list[float], codes: list[int], late_s: float = 0.0) -> Rows:
+def rows(latencies_s: list[float], codes: list[int], late_s: float = 0.0) -> RequestRows:
     intended = np.arange(len(codes), dtype=np.float64)
     done, tokens = intended + np.asarray(latencies_s), np.full(len(codes), 10, dtype=np.int32)
-    return Rows(intended, intended + late_s, done, np.asarray(codes, dtype=np.int32), tokens, np.ones_like(tokens))
+    return RequestRows(
+        intended, intended + late_s, done, np.asarray(codes, dtype=np.int32), tokens, np.ones_like(tokens)
+    )
 
 
 def asked(payloads: list[bytes]) -> Requests:
@@ -74,7 +79,7 @@ def test_no_rows_give_no_latency() -> None:
 
 def test_rows_survive_a_file_and_are_cut_by_time(tmp_path: Path) -> None:
     rows([0.5] * 10, [0] * 10).save(tmp_path / "rows.npz")
-    loaded = Rows.load(tmp_path / "rows.npz")
+    loaded = RequestRows.load(tmp_path / "rows.npz")
     assert len(loaded) == 10
     assert loaded.within(2.5, 5.5).done.tolist() == [2.5, 3.5, 4.5]
 
@@ -212,7 +217,7 @@ def test_a_core_that_is_not_there_is_an_error() -> None:
         pass
 
 
-def most_at_once(result: Rows) -> int:
+def most_at_once(result: RequestRows) -> int:
     """The largest number of requests that were under way at one time."""
     steps = sorted([(moment, 1) for moment in result.sent] + [(moment, -1) for moment in result.done])
     return int(np.cumsum([step for _, step in steps]).max())
@@ -221,7 +226,7 @@ def most_at_once(result: Rows) -> int:
 def window(intended: list[float], done: list[float], codes: list[int] | None = None, **facts: Any) -> Window:  # noqa: ANN401
     """Ten seconds, of which a client used one of CPU and the server four."""
     times, ones = np.array(intended), np.ones(len(intended), np.int32)
-    rows = Rows(times, times, np.array(done), np.array(codes or [0] * len(done), np.int32), 7 * ones, ones)
+    rows = RequestRows(times, times, np.array(done), np.array(codes or [0] * len(done), np.int32), 7 * ones, ones)
     first, last = CpuReading(0.0, 0.0, 2.0, 5.0), CpuReading(10.0, 10.0, 6.0, 6.0)
     return replace(Window(rows, first, last, read_responses("recommend", []), 7.0, is_open=True), **facts)
 

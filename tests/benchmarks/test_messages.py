@@ -16,18 +16,19 @@ from swiftrec.benchmarks import __main__ as command
 from swiftrec.benchmarks import load, overload, server_process
 from swiftrec.benchmarks.optional_deps import collect_until_error, error_sentence
 from swiftrec.benchmarks.peers import install
-from swiftrec.benchmarks.record import Pseudonyms, Recorder, Recording
+from swiftrec.benchmarks.record import Recorder
+from swiftrec.benchmarks.recording import Pseudonyms, Recording
 from swiftrec.benchmarks.server_process import ServerProcess
-from swiftrec.benchmarks.statistics import OK, UNAVAILABLE, Rows
+from swiftrec.benchmarks.statistics import OK, UNAVAILABLE, RequestRows
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "rows.npz")
 
 
-def rows(*codes: int) -> Rows:
+def rows(*codes: int) -> RequestRows:
     times = np.arange(len(codes), dtype=np.float64)
     ones = np.ones(len(codes), np.int32)
-    return Rows(times, times, times + 0.5, np.array(codes, np.int32), ones, ones)
+    return RequestRows(times, times, times + 0.5, np.array(codes, np.int32), ones, ones)
 
 
 def test_full_disk_and_forbidden_path_say_what_to_do() -> None:

@@ -1,4 +1,4 @@
-"""The comparison with other servers: right and wrong rankings, rows, rounds and notes."""
+"""The comparison with other servers: its job, right and wrong rankings, and rates."""
 
 from __future__ import annotations
 
@@ -9,32 +9,27 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2 as oip
 
-from swiftrec.benchmarks.__main__ import main
 from swiftrec.benchmarks.client import ResponseLog, send_all
+from swiftrec.benchmarks.item_texts import bundle_texts
 from swiftrec.benchmarks.peers import install, messages, process_tree, rounds, tables
 from swiftrec.benchmarks.peers.ground_truth import right_rankings
-from swiftrec.benchmarks.peers.measure import measure, p99_or_none
+from swiftrec.benchmarks.peers.measure import measure
 from swiftrec.benchmarks.peers.results import PeerResults, RoundResult
-from swiftrec.benchmarks.peers.servers.job import Job, read_ids, split_by_length
-from swiftrec.benchmarks.peers.session import Ranking, Session
-from swiftrec.benchmarks.peers.targets import OURS, UNARY, Target, select_targets, with_tries
+from swiftrec.benchmarks.peers.servers.job import PeerJob, read_ids, split_by_length
+from swiftrec.benchmarks.peers.session import PeerSession, TextRanking
+from swiftrec.benchmarks.peers.targets import Target, select_targets, with_tries
 from swiftrec.benchmarks.peers.transports import UNKNOWN
-from swiftrec.benchmarks.statistics import MIN_P99_RESPONSES, OK, Rows, slope_per_s
-from swiftrec.benchmarks.suite import readme
-from swiftrec.benchmarks.suite.summary import newest_results
-from swiftrec.benchmarks.suite.targets import PeerComparison
-from swiftrec.benchmarks.workload import bundle_texts
-from swiftrec.export.data.dataset import Item, write_items
+from swiftrec.benchmarks.statistics import OK, RequestRows, slope_per_s
+from swiftrec.export.data.dataset import DatasetItem, write_items
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.benchmarks.peers import IDS, PLAN, TEXTS, TOKENS, fake, figures, scores
-from tests.benchmarks.results import peers_result, result, save
 
 
 def test_splitting_keeps_the_order_and_saves_padding() -> None:
@@ -54,7 +49,7 @@ def test_splitting_keeps_the_order_and_saves_padding() -> None:
 def test_the_job_of_the_peers_gives_the_reference(bundle: Bundle, split: int) -> None:
     texts, encoder = bundle_texts(bundle.folder, 64, seed=3), bundle.encoder("cpu", None)
     right = right_rankings(bundle, encoder, texts)
-    job = Job(encoder, bundle.folder / "ranker.onnx", bundle.folder, bundle.manifest.max_tokens, split)
+    job = PeerJob(encoder, bundle.folder / "ranker.onnx", bundle.folder, bundle.manifest.max_tokens, split)
     answers = job.answer(texts)
     assert all(right.is_right(n, ids) for n, ids in enumerate(answers))
     assert not any(right.is_right(n, answers[n - 1]) for n in range(len(texts)) if answers[n - 1] != answers[n])
@@ -62,7 +57,7 @@ def test_the_job_of_the_peers_gives_the_reference(bundle: Bundle, split: int) ->
 
 def test_ids_with_line_separators_are_read_whole(tmp_path: Path) -> None:
     ids = ["a\u2028b", "c\u2029", "d"]
-    items = [Item(key, "one\u0085two", "x", {}) for key in ids]
+    items = [DatasetItem(key, "one\u0085two", "x", {}) for key in ids]
     write_items(items, tmp_path)
     assert read_ids(tmp_path) == ids
 
@@ -112,7 +107,7 @@ def test_tries_say_which_setting_is_the_best() -> None:
     assert [(row["mode"], row["tried"]) for row in rows if row["is_best"]] == [
         ("as documented", "16 within 10 ms"), ("split", "32 within 10 ms")
     ]  # fmt: skip
-    assert "64 within 10 ms" in tables.tries(rows)
+    assert "64 within 10 ms" in str(tables.tries(rows))
 
 
 def test_a_right_answer_is_right_and_wrong_ones_are_seen() -> None:
@@ -133,7 +128,7 @@ def test_items_of_equal_score_may_change_places() -> None:
     assert not scores(gap=1e-3).is_same(0, IDS[:10], swapped)
 
 
-def answered(session: Session, *responses: tuple[int, bytes]) -> ResponseLog:
+def answered(session: PeerSession, *responses: tuple[int, bytes]) -> ResponseLog:
     """The log of a session whose requests end so, one after the other."""
     log, outcomes = session.log(len(responses)), iter(responses)
     send_all(lambda _request, on_response: on_response(*next(outcomes)), log)
@@ -142,7 +137,7 @@ def answered(session: Session, *responses: tuple[int, bytes]) -> ResponseLog:
 
 def test_an_entry_of_a_batch_that_failed_is_an_error_and_not_a_wrong_answer() -> None:
     target = Target("ours", "batch", "grpc", messages.BATCH, messages.pack_batch, messages.unpack_batch, texts=3)
-    session = Session(target, scores(), TEXTS, TOKENS)
+    session = PeerSession(target, scores(), TEXTS, TOKENS)
     good = pb.RecommendResponse(items=[pb.RankedItem(item_id=item) for item in IDS[:10]])
     bad = pb.RecommendResponse(items=[pb.RankedItem(item_id=item) for item in reversed(IDS[:10])])
     results = [pb.BatchRecommendResult(response=good), pb.BatchRecommendResult(error=pb.EntryError(code=8))]
@@ -154,15 +149,21 @@ def test_an_entry_of_a_batch_that_failed_is_an_error_and_not_a_wrong_answer() ->
     assert session.trouble.startswith("text 5 had the wrong ranking 9 8 7")
 
 
+def test_a_servers_error_message_is_kept() -> None:
+    session = PeerSession(fake("a"), scores(), TEXTS, TOKENS)
+    session.check(answered(session, (8, b"queue is full")))
+    assert session.trouble == "a request failed with status 8: queue is full"
+
+
 def test_mix_is_of_tokens_and_not_of_words() -> None:
-    session = Session(fake("a"), scores(), TEXTS, [100, *[10] * (len(TEXTS) - 1)])
+    session = PeerSession(fake("a"), scores(), TEXTS, [100, *[10] * (len(TEXTS) - 1)])
     mean = (100 + 10 * (len(TEXTS) - 1)) / len(TEXTS)
-    assert session.mix([Ranking(0, IDS)]) == pytest.approx(100 / mean)
-    assert session.mix([Ranking(1, IDS)]) == pytest.approx(10 / mean)
+    assert session.mix([TextRanking(0, IDS)]) == pytest.approx(100 / mean)
+    assert session.mix([TextRanking(1, IDS)]) == pytest.approx(10 / mean)
 
 
 def test_a_response_that_cannot_be_read_counts_as_an_error() -> None:
-    session = Session(fake("a"), scores(), TEXTS, TOKENS)
+    session = PeerSession(fake("a"), scores(), TEXTS, TOKENS)
     _, rows = session.check(answered(session, (OK, b"no json"), (OK, b"7"), (UNKNOWN, b"")))
     assert (session.rankings, session.errors) == (0, 3)
     assert rows.code.tolist() == [UNKNOWN] * 3
@@ -195,7 +196,9 @@ def test_an_answer_that_depends_on_its_mates_is_seen_and_no_garbage_is_collected
         answered(OK, json.dumps(ids).encode())
 
     running = SimpleNamespace(cpu_s=float, check=lambda: None)
-    result = measure(cast("process_tree.ProcessTree", running), ask, Session(fake("a"), scores(), TEXTS, TOKENS), PLAN)
+    result = measure(
+        cast("process_tree.ProcessTree", running), ask, PeerSession(fake("a"), scores(), TEXTS, TOKENS), PLAN
+    )
     assert result.different_alone > 0
     assert collects == {False}
     assert gc.isenabled()
@@ -204,150 +207,10 @@ def test_an_answer_that_depends_on_its_mates_is_seen_and_no_garbage_is_collected
 def test_rates_are_not_cut_by_the_ends_of_a_window() -> None:
     def rate(moments: Sequence[float]) -> float:
         times, ones = np.array(moments), np.ones(len(moments), np.int32)
-        return slope_per_s(Rows(times, times, times, 0 * ones, ones, ones), 0.0, 4.0)
+        return slope_per_s(RequestRows(times, times, times, 0 * ones, ones, ones), 0.0, 4.0)
 
     bursts = [moment for moment in np.arange(0.05, 4.0, 0.31) for _ in range(32)]
     assert rate(bursts) == pytest.approx(32 / 0.31, rel=0.02)
     assert len(bursts) / 4.0 != pytest.approx(32 / 0.31, rel=0.007)
     assert rate([1.0, 1.0001, 1.0002]) == 0.75
     assert rate([]) == 0
-
-
-def test_shares_are_of_the_floor_for_the_texts_that_were_answered() -> None:
-    entry = RoundResult(figures(), floor_us=1_000.0)
-    assert entry.share == pytest.approx(500 * 1_000 * 0.9 / 1e6)
-    assert entry.cpu_share == pytest.approx(1_000 * 0.9 / 1_250)
-
-
-def test_rows_have_what_the_report_reads() -> None:
-    results = PeerResults(1)
-    for rate in (400.0, 500.0, 450.0):
-        results.add("int8", fake("a"), RoundResult(figures(requests_per_s=rate), 1_000.0))
-    (row,) = results.rows()
-    assert {
-        "target", "variant", "mode", "requests_per_s", "share_of_floor", "p50_ms_one_in_flight", "p99_ms_at_70",
-        "errors", "wrong_answers", "alone_equals_batch", "spread",
-    } <= row.keys()  # fmt: skip
-    assert row["requests_per_s"] == 450
-    assert row["spread"]["requests_per_s"] == [400, 500]
-
-
-def test_a_figure_that_was_not_measured_is_null() -> None:
-    results = PeerResults(1)
-    missing = figures(p99_ms_at_70=None, late_ms=float("nan"), trouble="a request failed")
-    results.add("int8", fake("a"), RoundResult(missing, 1_000.0))
-    (row,) = results.rows()
-    assert row["rounds"][0]["late_ms"] is None
-    assert row["p99_ms_at_70"] is None
-    assert "too few" in results.table()
-    assert "int8, a, as documented: a request failed" in results.table()
-
-
-def test_a_servers_error_message_is_kept() -> None:
-    session = Session(fake("a"), scores(), TEXTS, TOKENS)
-    session.check(answered(session, (8, b"queue is full")))
-    assert session.trouble == "a request failed with status 8: queue is full"
-
-
-def test_a_late_client_is_noted_if_the_median_of_the_rounds_is_late() -> None:
-    for late, is_noted in (((0.1, 30.0, 0.2), False), ((0.1, 30.0, 20.0), True)):
-        results = PeerResults(1)
-        for late_ms in late:
-            results.add("int8", fake("a"), RoundResult(figures(late_ms=late_ms), 1_000.0))
-        assert results.rows()[0]["note"] == ("the client sent up to 30.0 ms late at 70 %" if is_noted else "")
-
-
-def test_a_client_at_its_limit_is_noted() -> None:
-    results = PeerResults(1)
-    results.add("int8", fake("a"), RoundResult(figures(client_busy=0.97), 1_000.0))
-    results.add("int8", fake("b"), RoundResult(figures(client_busy=0.5), 1_000.0))
-    assert [bool(row["note"]) for row in results.rows()] == [True, False]
-
-
-def row(rounds: Sequence[Sequence[float]], name: str = "a", mode: str = UNARY) -> dict[str, Any]:
-    """Of a server with these latencies at 70 %, round by round."""
-    results = PeerResults(1)
-    for latencies in rounds:
-        result = np.array(latencies)
-        results.add(
-            "int8", fake(name, mode), RoundResult(figures(p99_ms_at_70=p99_or_none(result), latency_ms=result), 1_000.0)
-        )
-    return results.rows()[0]
-
-
-def test_rounds_with_answers_enough_have_a_p99_each() -> None:
-    result = row([[value] * MIN_P99_RESPONSES for value in (3.0, 5.0, 4.0)])
-    assert result["p99_ms_at_70"] == 4.0
-    assert result["spread"]["p99_ms_at_70"] == [3.0, 5.0]
-
-
-@pytest.mark.parametrize("sizes", [(100, 100, 100), (MIN_P99_RESPONSES, MIN_P99_RESPONSES, MIN_P99_RESPONSES - 1)])
-def test_one_round_with_too_few_answers_makes_the_p99_that_of_all_together(sizes: Sequence[int]) -> None:
-    latencies = [[10.0 * number] * size for number, size in enumerate(sizes, 1)]
-    result = row(latencies)
-    assert result["p99_ms_at_70"] == pytest.approx(np.percentile(np.concatenate(latencies), 99))
-    assert result["rounds"][2]["p99_ms_at_70"] is None
-    assert "p99_ms_at_70" not in result["spread"]
-
-
-def test_too_few_answers_in_all_rounds_are_no_p99() -> None:
-    assert row([[1.0] * 99] * 3)["p99_ms_at_70"] is None
-
-
-def test_latencies_are_not_written_into_the_result() -> None:
-    results = PeerResults(1)
-    results.add("int8", fake("a"), RoundResult(figures(latency_ms=np.ones(400)), 1_000.0))
-    assert "latency_ms" not in results.rows()[0]["rounds"][0]
-
-
-def test_a_window_with_too_few_answers_has_latencies_and_no_p99() -> None:
-    """At most 800 a second come from a server that takes 5 ms, of which the window has 168."""
-
-    def ask(_request: bytes, answered: Callable[[int, bytes], None]) -> None:
-        threading.Timer(0.005, answered, [OK, json.dumps(IDS[:10]).encode()]).start()
-
-    running = SimpleNamespace(cpu_s=float, check=lambda: None)
-    result = measure(cast("process_tree.ProcessTree", running), ask, Session(fake("a"), scores(), TEXTS, TOKENS), PLAN)
-    assert result.p99_ms_at_70 is None
-    assert 0 < len(result.latency_ms) < MIN_P99_RESPONSES
-
-
-def test_the_promise_is_judged_by_the_p99_of_all_rounds_where_one_has_none() -> None:
-    ours, theirs = row([[2.0] * 200] * 3, OURS), row([[4.0] * MIN_P99_RESPONSES] * 3, "mosec")
-    rows = {(item["target"], item["mode"]): item for item in (ours, theirs)}
-    result = {promise.name: promise for promise in PeerComparison("int8", rows, {}, "a").promises(static=False)}
-    assert result[f"int8, p99 at 70 % load: {UNARY} / mosec {UNARY}"].values == [0.5]
-    assert len(result[f"int8, p50 with one in flight: {UNARY} / mosec {UNARY}"].values) == 3
-
-
-def cut(rounds: int = 2, requested: int = 3) -> PeerResults:
-    """A comparison in which server b died: "a" was measured as often as requested."""
-    results = PeerResults(requested, died={"int8, b, as documented": "exit code 3"})
-    for name, number in (("a", requested), ("b", rounds)):
-        for _ in range(number):
-            results.add("int8", fake(name), RoundResult(figures(), 1_000.0))
-    return results
-
-
-def test_a_row_with_fewer_rounds_than_requested_is_marked_wherever_it_is_shown(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    peers = peers_result(cut().rows(), skipped=cut().why_skipped(), is_partial=True, reason="b died")
-    folder = save(tmp_path, "2026-01-01", result(), peers)
-    assert main(["summary", "--json", "--results", str(tmp_path)]) == 0
-    printed = capsys.readouterr()
-    assert json.loads(printed.out)["peers_partial"] == {"int8, b, as documented": "2 of 3 rounds"}
-    assert "the comparison with other servers is not complete: partial: b died" in printed.err
-    table = readme.tables(readme.make_reference(newest_results(tmp_path, folder)))
-    assert [line.split("|")[-2] for line in table.splitlines() if line.startswith(("| a as", "| b as"))] == [
-        " 0 ", " 0, 2 of 3 rounds "
-    ]  # fmt: skip
-    assert "Medians of 3 rounds (range), of fewer if the last column says so." in table
-    assert "int8, b, as documented: 2 of 3 rounds" in cut().table()
-
-
-def test_a_run_that_ended_in_its_second_round_marks_every_row() -> None:
-    assert set(tables.few_rounds(cut(rounds=1, requested=1).rows())) == set()
-    results = cut(rounds=2, requested=2)
-    results.repeats = 3
-    assert set(tables.few_rounds(results.rows()).values()) == {"2 of 3 rounds"}

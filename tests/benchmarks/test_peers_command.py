@@ -1,4 +1,4 @@
-"""A whole comparison with cheap servers: faults, batching settings, and what is written."""
+"""`swiftrec bench peers` with cheap servers: batching settings, what is kept of a run cut off, and what is written."""
 
 from __future__ import annotations
 
@@ -15,96 +15,16 @@ import pytest
 from swiftrec.benchmarks import result_files
 from swiftrec.benchmarks.__main__ import main
 from swiftrec.benchmarks.peers import command as command
-from swiftrec.benchmarks.peers import install, process_tree, rounds
-from swiftrec.benchmarks.peers.ground_truth import GroundTruth
-from swiftrec.benchmarks.peers.measure import Figures
+from swiftrec.benchmarks.peers import rounds
+from swiftrec.benchmarks.peers.measure import RoundFigures
 from swiftrec.benchmarks.peers.process_tree import PeerError
 from swiftrec.benchmarks.peers.results import PeerResults, PeerSettingsResult, PeersResult, RoundResult
-from swiftrec.benchmarks.peers.rounds import PeerSetup, run_rounds
-from swiftrec.benchmarks.peers.targets import DOCUMENTED, SPLIT, Batching, Target, select_targets, with_best, with_tries
+from swiftrec.benchmarks.peers.rounds import PeerSetup
+from swiftrec.benchmarks.peers.targets import Batching, Target, select_targets, with_best, with_tries
 from swiftrec.benchmarks.result_files import R
 from swiftrec.server.models.bundle import Bundle
-from tests.benchmarks.peers import BUNDLE_ID, CORE, DYING, ECHO, IDS, fake, figures, scores, setup
+from tests.benchmarks.peers import BUNDLE_ID, fake, figures, scores, setup
 from tests.benchmarks.results import folders
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., PeerResults]:
-    commands = {"good": ECHO, "dying": DYING, "absent": [str(tmp_path / "nothing here")]}
-    monkeypatch.setattr(rounds, "HOME", tmp_path)
-    monkeypatch.setattr(rounds, "SERVER_CORE", CORE)
-    monkeypatch.setattr(rounds, "load_cores", lambda: {CORE})
-    monkeypatch.setattr(rounds, "python_of", lambda name: Path(name))
-    monkeypatch.setattr(rounds, "client_costs", lambda *_: {"http": 20.0})
-    monkeypatch.setattr(rounds, "floor_us", lambda _: 100.0)
-    monkeypatch.setattr(rounds, "peer_command", lambda target: commands[target.name])
-
-    def run(*chosen: Target, right: GroundTruth | None = None, repeats: int = 2) -> PeerResults:
-        results = PeerResults(1)
-        rounds.install_all(chosen, results)
-        list(run_rounds(setup(right or scores()), chosen, repeats, results))
-        return results
-
-    return run
-
-
-def test_a_server_is_measured_in_every_round(run: Callable[..., PeerResults]) -> None:
-    results = run(fake("good"), fake("good", SPLIT))
-    rows = results.rows()
-    assert [(row["target"], row["mode"]) for row in rows] == [("good", DOCUMENTED), ("good", SPLIT)]
-    for row in rows:
-        assert len(row["rounds"]) == 2
-        assert row["requests_per_s"] > 100
-        assert (row["errors"], row["wrong_answers"], row["alone_equals_batch"]) == (0, 0, True)
-        assert row["p50_ms_one_in_flight"] > 0
-        low, high = row["spread"]["share_of_floor_by_cpu"]
-        assert low <= row["share_of_floor_by_cpu"] <= high
-
-
-def test_wrong_answers_are_counted_and_change_no_other_figure(run: Callable[..., PeerResults]) -> None:
-    (row,) = run(fake("good"), right=scores(best=IDS[10:]), repeats=1).rows()
-    assert row["wrong_answers"] == row["rounds"][0]["answers"] > 0
-    assert row["errors"] == 0
-
-
-def test_a_server_that_cannot_start_says_why_and_the_others_go_on(
-    run: Callable[..., PeerResults], tmp_path: Path
-) -> None:
-    results = run(fake("absent"), fake("good"))
-    assert results.skipped == {"absent": f"{tmp_path / 'nothing here'}: No such file or directory"}
-    assert [row["target"] for row in results.rows()] == ["good"]
-    assert "absent: not measured: " in results.table()
-    assert not results.died
-
-
-def test_a_server_that_dies_is_named_and_the_others_go_on(run: Callable[..., PeerResults]) -> None:
-    results = run(fake("dying"), fake("good"))
-    assert list(results.died) == ["int8, dying, as documented"]
-    assert "exit code 3" in results.died["int8, dying, as documented"]
-    assert [len(row["rounds"]) for row in results.rows()] == [2]
-
-
-def test_a_peer_that_does_not_install_is_skipped(
-    run: Callable[..., PeerResults], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def python_of(name: str) -> Path:
-        raise install.InstallError(f"does not install: ERROR: no matching distribution for {name}")
-
-    monkeypatch.setattr(rounds, "python_of", python_of)
-    assert run(fake("good")).skipped["good"].startswith("does not install: ERROR")
-
-
-def test_an_interrupted_run_ends_its_server(run: Callable[..., PeerResults], monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[int] = []
-
-    def interrupt(running: process_tree.ProcessTree, *_: object) -> Figures:
-        started.append(running.process.pid)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(rounds, "measure", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        run(fake("good"))
-    assert not Path(f"/proc/{started[0]}").exists()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), PeerError("the echo server does not start")])
@@ -185,6 +105,8 @@ def test_a_missing_bundle_is_a_sentence(capsys: pytest.CaptureFixture[str], tmp_
 
 
 BEST = Batching(16, 10)
+
+
 MEASURED = "int8, mosec, as documented"
 
 
@@ -204,7 +126,7 @@ def peers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]
     monkeypatch.setattr(rounds, "client_costs", lambda *_: {"http": 20.0})
     monkeypatch.setattr(rounds, "floor_us", lambda _: 1_000.0)
 
-    def run(item: Callable[[Target], Figures], *flags: str) -> int:
+    def run(item: Callable[[Target], RoundFigures], *flags: str) -> int:
         monkeypatch.setattr(rounds, "run_target", lambda _setup, target: item(target))
         return main(["peers", "--variant", "int8", "--repeats", "2", "--results", str(tmp_path / "results"), *flags])
 
@@ -220,7 +142,7 @@ def written(tmp_path: Path, kind: type[R]) -> R:
     return stored
 
 
-def fast_with_16(target: Target) -> Figures:
+def fast_with_16(target: Target) -> RoundFigures:
     return figures(requests_per_s=600.0 if target.batching == BEST else 500.0)
 
 
@@ -229,7 +151,7 @@ def test_every_setting_is_measured_each_round_and_the_best_is_printed_kept_and_j
 ) -> None:
     seen: Counter[tuple[str, Batching | None]] = Counter()
 
-    def one(target: Target) -> Figures:
+    def one(target: Target) -> RoundFigures:
         seen[target.mode.partition(",")[0], target.batching] += 1
         return fast_with_16(target)
 
@@ -252,7 +174,7 @@ def test_the_best_is_what_the_next_comparison_uses(peers: Callable[..., int], tm
     assert peers(fast_with_16, "--tries", "--targets", "mosec") == 0
     used: set[tuple[str, Batching | None]] = set()
 
-    def one(target: Target) -> Figures:
+    def one(target: Target) -> RoundFigures:
         used.add((target.mode, target.batching))
         return figures()
 
@@ -283,7 +205,7 @@ def test_a_setting_with_errors_or_wrong_answers_is_never_the_best(spoilt: dict[s
 def test_tries_that_are_cut_off_keep_what_they_have_marked_partial_and_name_no_best(
     error: type[BaseException], peers: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def one(target: Target) -> Figures:
+    def one(target: Target) -> RoundFigures:
         if target.batching == Batching(32, 1):
             raise error("cut off")
         return fast_with_16(target)
@@ -299,7 +221,7 @@ def test_tries_that_are_cut_off_keep_what_they_have_marked_partial_and_name_no_b
 def test_a_setting_with_which_a_server_dies_leaves_no_best_and_is_named(
     peers: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def one(target: Target) -> Figures:
+    def one(target: Target) -> RoundFigures:
         if target.mode == f"as documented, {Batching(32, 1)}":
             raise PeerError("ended with exit code 3")
         return fast_with_16(target)
@@ -325,7 +247,7 @@ def test_rounds_are_interleaved_with_the_floor_before_and_after_each(
         order.append("floor")
         return next(floors)
 
-    def item(target: Target) -> Figures:
+    def item(target: Target) -> RoundFigures:
         order.append(target.mode)
         return figures()
 
@@ -342,7 +264,7 @@ def test_the_floor_is_measured_again_after_a_server_that_failed(
     floors = iter((100.0, 500.0, 700.0, 900.0))
     monkeypatch.setattr(rounds, "floor_us", lambda _: next(floors))
 
-    def item(target: Target) -> Figures:
+    def item(target: Target) -> RoundFigures:
         if not target.splits:
             raise PeerError("ended")
         return figures()
@@ -357,7 +279,7 @@ def test_a_comparison_that_is_cut_off_after_its_first_variant_keeps_that_one(
 ) -> None:
     calls = Counter[str]()
 
-    def one(target: Target) -> Figures:
+    def one(target: Target) -> RoundFigures:
         calls[target.mode] += 1
         if calls[target.mode] > 2:
             raise KeyboardInterrupt
@@ -397,7 +319,7 @@ def test_a_precision_alone_stands_in_the_rows_as_the_encoder_that_it_means_and_i
 def test_a_client_at_its_limit_makes_the_comparison_fail_and_its_rows_are_marked(
     peers: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def one(target: Target) -> Figures:
+    def one(target: Target) -> RoundFigures:
         return figures(client_busy=0.97 if target.splits else 0.5)
 
     assert peers(one) == 1

@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from swiftrec.benchmarks.record import Recording
+from swiftrec.benchmarks.recording import Recording
 from swiftrec.benchmarks.server_process import ServerProcess, running_server
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest

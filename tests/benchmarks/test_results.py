@@ -17,14 +17,16 @@ from swiftrec.benchmarks.catalogue.result import CatalogueResult
 from swiftrec.benchmarks.peers.command import best_settings
 from swiftrec.benchmarks.peers.results import PeerSettingsResult, PeersResult
 from swiftrec.benchmarks.result_files import SCHEMA, ToolResult
-from swiftrec.benchmarks.statistics import Rows
+from swiftrec.benchmarks.statistics import RequestRows
 from swiftrec.benchmarks.suite.compare import newest
+from swiftrec.benchmarks.suite.overview import newest_results
 from swiftrec.benchmarks.suite.result import Result
 from swiftrec.benchmarks.suite.results import RawRows
-from swiftrec.benchmarks.suite.summary import SummarySettings, figures, newest_results
+from swiftrec.benchmarks.suite.summary import SummarySettings, figures
 from swiftrec.benchmarks.suite.summary import run as summary
-from swiftrec.benchmarks.suite.targets import Promise, promises
+from swiftrec.benchmarks.suite.targets import promises
 from swiftrec.benchmarks.teacher import TeacherResult
+from swiftrec.promise import Promise
 from tests.benchmarks.peers import BUNDLE_ID
 from tests.benchmarks.results import (
     BUNDLE,
@@ -51,8 +53,7 @@ def run_summary(results: Path, *, as_json: bool = True) -> int:
 
 def sources(results: Path) -> dict[str, str]:
     """The folder of each result that is used."""
-    overview = newest_results(results)
-    return {"run": overview.run[0].name, **{name: stored[0].name for name, stored in overview.others.items()}}
+    return newest_results(results).folders
 
 
 def lines(capsys: pytest.CaptureFixture[str], folder: Path) -> list[str]:
@@ -90,7 +91,7 @@ def test_raw_rows_can_be_read_again(tmp_path: Path) -> None:
     raw, points = RawRows(), [point(0.5, 1.0), point(0.7, 1.0)]
     for number, window in enumerate(points):
         times = np.arange(4.0)
-        raw.add(Rows(times, times, times + number + 1, *(np.zeros(4, np.int32) for _ in range(3))), window)
+        raw.add(RequestRows(times, times, times + number + 1, *(np.zeros(4, np.int32) for _ in range(3))), window)
     raw.write(tmp_path)
     again = RawRows.load(tmp_path, points)
     assert again.latencies("mixed", 0.7).tolist() == raw.latencies("mixed", 0.7).tolist() == [2_000.0] * 4

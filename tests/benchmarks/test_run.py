@@ -17,7 +17,7 @@ import pytest
 from swiftrec.benchmarks import result_files, server_process
 from swiftrec.benchmarks.bundle_id import BundleId
 from swiftrec.benchmarks.server_process import ServerProcess
-from swiftrec.benchmarks.statistics import Rows
+from swiftrec.benchmarks.statistics import RequestRows
 from swiftrec.benchmarks.suite import curve
 from swiftrec.benchmarks.suite import prepare as before
 from swiftrec.benchmarks.suite import run as suite
@@ -51,7 +51,7 @@ def measured(bench: BenchContext) -> None:
     """One point and one workload were measured."""
     bench.result.points.append(point(0.7, 10.0))
     bench.result.workloads["mixed"] = workload()
-    bench.raw.add(Rows.concatenate([Rows(*([[]] * 6))]), bench.result.points[0])  # type: ignore[arg-type]
+    bench.raw.add(RequestRows.concatenate([RequestRows(*([[]] * 6))]), bench.result.points[0])  # type: ignore[arg-type]
 
 
 def test_clients_ceiling_is_measured_and_printed_before_any_load(

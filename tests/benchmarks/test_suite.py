@@ -16,19 +16,20 @@ import pytest
 
 from swiftrec.benchmarks import result_files, server_process
 from swiftrec.benchmarks.__main__ import main
+from swiftrec.benchmarks.formatting import Table
 from swiftrec.benchmarks.optional_deps import error_sentence, require_module
-from swiftrec.benchmarks.prometheus import Metrics, batch_sizes, metrics_between
+from swiftrec.benchmarks.prometheus import ScrapedMetrics, batch_sizes, metrics_between
 from swiftrec.benchmarks.server_process import ServerProcess, extra_flags
-from swiftrec.benchmarks.statistics import Rows, Summary, bottleneck
-from swiftrec.benchmarks.suite import tables
+from swiftrec.benchmarks.statistics import RequestRows, Summary
 from swiftrec.benchmarks.suite.compare import incomparable
 from swiftrec.benchmarks.suite.context import BenchContext
 from swiftrec.benchmarks.suite.curve import CurvePoint, by_share, knee, read_curve
 from swiftrec.benchmarks.suite.result import Point, Result
 from swiftrec.benchmarks.suite.results import RawRows
 from swiftrec.benchmarks.suite.rounds import OfflineCost, Rounds
-from swiftrec.benchmarks.suite.run import _write_report
+from swiftrec.benchmarks.suite.run import _write_report, text
 from swiftrec.benchmarks.suite.settings import BenchSettings
+from swiftrec.benchmarks.window import bottleneck
 from swiftrec.benchmarks.workload import WORKLOADS, Name
 from tests.benchmarks.results import BUNDLE, MACHINE, point, repeated, result, workload
 from tests.conftest import ROOT
@@ -97,7 +98,7 @@ def test_knee_does_not_hang_on_the_few_answers_of_the_lowest_rate() -> None:
 def latencies(name: Name, share: float, number: int, tmp_path: Path) -> dict[str, Any]:
     """A window in which `number` requests were answered within 10 ms."""
     times, zeros = np.zeros(number), np.zeros(number, np.int32)
-    Rows(times, times, times + 0.01, zeros, zeros, zeros + 1).save(tmp_path / "rows.npz")
+    RequestRows(times, times, times + 0.01, zeros, zeros, zeros + 1).save(tmp_path / "rows.npz")
     facts = point(share, 10.0).model_copy(update={"workload": name, "requests": number})
     return facts.model_dump(mode="json") | {"rows": str(tmp_path / "rows.npz")}
 
@@ -142,7 +143,7 @@ def test_client_is_the_bottleneck_when_its_lateness_is_much_of_the_p99(
 
 
 def test_metrics_between_two_scrapes() -> None:
-    def at(texts: float, batches: float, hits: float, misses: float) -> Metrics:
+    def at(texts: float, batches: float, hits: float, misses: float) -> ScrapedMetrics:
         values = {
             ("swiftrec_batch_size_sum", "encoder"): texts,
             ("swiftrec_batch_size_count", "encoder"): batches,
@@ -151,7 +152,7 @@ def test_metrics_between_two_scrapes() -> None:
             ("swiftrec_cache_lookups_total", "miss"): misses,
             ("process_resident_memory_bytes", ""): 2.0**20,
         }
-        return Metrics(values, {("swiftrec_batch_size", "encoder"): {1.0: batches / 2, 2.0: batches}})
+        return ScrapedMetrics(values, {("swiftrec_batch_size", "encoder"): {1.0: batches / 2, 2.0: batches}})
 
     result = metrics_between(at(10, 5, 0, 10), at(50, 15, 30, 20))
     assert (result["batch_jobs"], result["padding"], result["cache_hits"]) == pytest.approx((4.0, 0.1, 0.75))
@@ -234,9 +235,14 @@ def test_cache_is_off_unless_the_workload_repeats_or_a_flag_says_so() -> None:
 
 def test_terminal_says_where_the_cache_is_off() -> None:
     on, off = (workload().model_copy(update={"has_cache": has, "cache_hits": repeated(0.5)}) for has in (True, False))
-    lines = tables.run_text(result(workloads={"hot": on, "mixed": off})).splitlines()
+    lines = text(result(workloads={"hot": on, "mixed": off})).splitlines()
     assert next(line for line in lines if line.startswith("hot v1")).endswith("0.50")
     assert next(line for line in lines if line.startswith("mixed v1")).endswith("off")
+
+
+def test_column_without_a_figure_is_left_out() -> None:
+    table = Table(["name", "a", "b", "c"], [["x", "-", "1", "2"], ["y", "", "-", "3"]], "title")
+    assert table.without("c") == Table(["name", "b"], [["x", "1"], ["y", "-"]], "title")
 
 
 def test_full_disk_leaves_a_partial_result_and_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

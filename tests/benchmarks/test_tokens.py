@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from swiftrec.benchmarks.item_texts import TOKENIZER, Items, TokenCounter, TokenTexts
 from swiftrec.benchmarks.microbenchmarks.server_parts import _tokeniser
-from swiftrec.benchmarks.record import FORMAT, Pseudonyms, Recording
-from swiftrec.benchmarks.workload import TOKENIZER, Items, Name, TokenCounter, TokenTexts, make
+from swiftrec.benchmarks.recording import FORMAT, Pseudonyms, Recording
+from swiftrec.benchmarks.workload import Name, make
 from swiftrec.server.catalogue.catalogue import ITEMS
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, Event, RecommendRequest

@@ -16,6 +16,7 @@ import grpc
 import numpy as np
 import pytest
 
+from swiftrec import promise
 from swiftrec.benchmarks import against, fair, overload, server_process, swaps
 from swiftrec.benchmarks.__main__ import main
 from swiftrec.benchmarks.client import TIMEOUT_S, ResponseLog
@@ -24,10 +25,10 @@ from swiftrec.benchmarks.flood import flood
 from swiftrec.benchmarks.overload import NO_ADMISSION, LoadStep, LoadTarget, running_null_server, step
 from swiftrec.benchmarks.peers.rounds import our_command
 from swiftrec.benchmarks.server_process import ServerProcess
-from swiftrec.benchmarks.statistics import OK, RESOURCE_EXHAUSTED, Rows
+from swiftrec.benchmarks.statistics import OK, RESOURCE_EXHAUSTED, RequestRows
 from swiftrec.benchmarks.teacher import TeacherSettings, _commands
-from swiftrec.benchmarks.workload import PATHS, Method, Requests
-from swiftrec.server.config import ServerSettings, read_settings
+from swiftrec.benchmarks.workload import PATHS, MethodName, Requests
+from swiftrec.server.config import ServerSettings
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import (
     BatchRecommendRequest,
@@ -35,6 +36,7 @@ from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import (
     RecommendRequest,
     RecommendResponse,
 )
+from swiftrec.server.settings_reader import read_settings
 from tests.benchmarks.peers import scores, setup
 from tests.conftest import ROOT
 
@@ -100,14 +102,15 @@ _THEIRS = against.Turn(server_us=100.0, throughput=10.0, p50_ms=10.0, alone_ms=1
     ("server_us", "alone_ms", "missed"),
     [
         (60.0, 0.9, []),
-        (71.0, 0.9, ["CPU of mixed 0.710, goal 0.7"]),
-        (60.0, 1.1, ["p50 of mixed with one in flight 1.100, goal 1.0"]),
+        (71.0, 0.9, ["CPU of mixed: 0.71, promised <= 0.7: MISSED"]),
+        (60.0, 1.1, ["p50 of mixed with one in flight: 1.1, promised <= 1: MISSED"]),
     ],
 )
 def test_share_of_another_commit_is_held_against_its_goal(server_us: float, alone_ms: float, missed: list[str]) -> None:
     pair = against.Pair("mixed", _THEIRS, against.Turn(server_us, 20.0, 5.0, alone_ms))
     assert pair.ratios() == (server_us / 100, 0.5, alone_ms)
-    assert against.row("mixed", [pair], None)[1] == missed
+    assert promise.missed(against.goals("mixed", [pair], None)) == missed
+    assert len(against.goals("words", [pair], None)) == 1  # CPU has no goal there
     assert against.goal_of("mixed", "bert3-int8") == 0.75
     assert against.goal_of("words", "static-int8") is None
 
@@ -126,11 +129,16 @@ def test_answer_with_the_items_of_another_version_is_mixed() -> None:
     ledger.check(b"q", OK, _answer(4, *"abcd"))
     ledger.check(b"q", OK, _answer(5, *"efgh"))
     ledger.check(b"q", OK, _answer(5, *"egfh"))  # f and g are all but equal
+    assert promise.missed(ledger.goals()) == []
     assert (ledger.answers, ledger.mixed, ledger.versions) == (3, 0, {4, 5})
     for ids in ("efgh", "ebcd", "abc"):
         ledger.check(b"q", OK, _answer(4, *ids))
     ledger.check(b"q", 14, b"gone")
     assert (ledger.mixed, dict(ledger.errors)) == (3, {14: 1})
+    assert promise.missed(ledger.goals()) == [
+        "responses with another status than OK: 1, promised <= 0: MISSED",
+        "responses that mix two versions: 3, promised <= 0: MISSED",
+    ]
 
 
 def _beside(health_ms: float, others_ms: float, failed: list[int]) -> fair.BesideCostly:
@@ -142,32 +150,35 @@ def _beside(health_ms: float, others_ms: float, failed: list[int]) -> fair.Besid
     ("pair", "missed"),
     [
         (_beside(2.9, 3.9, []), []),
-        (_beside(3.5, 3.9, []), ["a list: health's p99 2.5 ms higher, goal 2"]),
-        (_beside(2.9, 5.0, []), ["a list: the others' p50 2.5 times that alone, goal 2"]),
-        (_beside(2.9, 3.9, [8]), ["a list: status codes [8] of health checks or the others"]),
-        (_beside(float("nan"), 3.9, []), ["a list: health's p99 nan ms higher, goal 2"]),
+        (_beside(3.5, 3.9, []), ["rise of the p99 of health checks, ms: 2.5, promised <= 2: MISSED"]),
+        (_beside(2.9, 5.0, []), ["p50 of small requests / that alone: 2.5, promised <= 2: MISSED"]),
+        (
+            _beside(2.9, 3.9, [8]),
+            ["status codes of health checks or small requests other than OK, [8]: 1, promised <= 0: MISSED"],
+        ),
+        (_beside(float("nan"), 3.9, []), ["rise of the p99 of health checks, ms: nan, promised <= 2: MISSED"]),
     ],
 )
 def test_what_others_notice_is_held_against_its_goal(pair: fair.BesideCostly, missed: list[str]) -> None:
-    assert fair.row("a list", [pair])[1] == missed
+    assert promise.missed(fair.goals("a list", [pair])) == [f"a list: {line}" for line in missed]
 
 
-def _rows(*codes: int) -> Rows:
+def _rows(*codes: int) -> RequestRows:
     times = np.arange(len(codes)) / 10.0
     ones = np.ones(len(codes), np.int32)
-    return Rows(times, times, times + 0.01, np.array(codes, np.int32), ones, ones)
+    return RequestRows(times, times, times + 0.01, np.array(codes, np.int32), ones, ones)
 
 
 def test_overload_counts_a_window_and_names_what_was_not_kept() -> None:
     target = overload.LoadTarget(ServerProcess("there", None), Path("nowhere"), "query", 10.0, 500.0)
     kept = overload.judge(_rows(*[OK] * 10), target, 10.0, 0.0, 1.0, {})
-    assert (kept.goodput, kept.sent, kept.faults()) == (1.0, 1.0, [])
+    assert (kept.goodput, kept.sent, promise.missed(kept.goals())) == (1.0, 1.0, [])
     codes = [OK] * 5 + [RESOURCE_EXHAUSTED] * 4 + [1]
     lost = overload.judge(_rows(*codes), target, 10.0, 0.0, 1.0, {"CANCELLED": (1, 0)})
-    assert lost.faults() == [
-        "goodput 0.500 of the capacity, at least 0.95",
-        "status codes [1]",
-        "CANCELLED: the client has 1, the server 0",
+    assert promise.missed(lost.goals("query")) == [
+        "10x query: goodput as a share of the capacity: 0.5, promised >= 0.95: MISSED",
+        "10x query: other status codes, [1]: 1, promised <= 0: MISSED",
+        "10x query: status codes with unequal counts, {'CANCELLED': 'client 1, server 0'}: 1, promised <= 0: MISSED",
     ]
 
 
@@ -196,7 +207,7 @@ def _serving() -> Iterator[str]:
             server.stop(0).wait()
 
 
-def _flooded(target: str, method: Method, payloads: list[bytes]) -> tuple[ResponseLog, Rows]:
+def _flooded(target: str, method: MethodName, payloads: list[bytes]) -> tuple[ResponseLog, RequestRows]:
     ones = np.ones(len(payloads), np.int32)
     log = ResponseLog(Requests(method, payloads, ones, ones))
     return log, flood(target, log, np.zeros(len(payloads)), time.monotonic())
@@ -267,8 +278,8 @@ def test_server_is_normal_again_after_an_overload(server: ServerProcess, bundle:
 
 
 def test_bounds_of_the_command_fail_without_admission(open_door: LoadStep) -> None:
-    """Negative control of `faults`."""
-    assert any("p99 of accepted" in fault for fault in open_door.faults())
+    """Negative control of `goals`."""
+    assert any("p99 of accepted" in line for line in promise.missed(open_door.goals()))
 
 
 def _timeout_s(flags: list[str]) -> float:

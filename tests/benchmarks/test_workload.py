@@ -14,21 +14,11 @@ import pytest
 from swiftrec.benchmarks import workload
 from swiftrec.benchmarks.client import ANY_SIZE, ResponseLog
 from swiftrec.benchmarks.echo import Pause
-from swiftrec.benchmarks.record import FORMAT, Pseudonyms, Recorder, Recording, proxy
-from swiftrec.benchmarks.statistics import read_responses
-from swiftrec.benchmarks.workload import (
-    BATCH_ENTRIES,
-    WORKLOADS,
-    Items,
-    Method,
-    Name,
-    Requests,
-    TokenCounter,
-    TokenTexts,
-    log_normal_lengths,
-    make,
-    zipf,
-)
+from swiftrec.benchmarks.item_texts import Items, TokenCounter, TokenTexts, log_normal_lengths
+from swiftrec.benchmarks.record import Recorder, proxy
+from swiftrec.benchmarks.recording import FORMAT, Pseudonyms, Recording
+from swiftrec.benchmarks.responses import read_responses
+from swiftrec.benchmarks.workload import BATCH_ENTRIES, WORKLOADS, MethodName, Name, Requests, make, zipf
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.models.tokenizer import Tokenizer
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
@@ -144,7 +134,7 @@ def test_recording_holds_no_text_and_no_id_unless_configured(tmp_path: Path) -> 
 
 def test_lists_and_texts_to_encode_are_recorded_and_replayed_too(bundle: Bundle, tmp_path: Path) -> None:
     entries = [RecommendRequest(query="one two"), RecommendRequest(history=[Event(item_id="7")])]
-    calls: dict[Method, BatchRecommendRequest | EncodeRequest] = {
+    calls: dict[MethodName, BatchRecommendRequest | EncodeRequest] = {
         "batch": BatchRecommendRequest(requests=entries),
         "encode": EncodeRequest(texts=["one two", "three", "one two"]),
     }

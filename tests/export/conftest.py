@@ -8,7 +8,7 @@ from swiftrec.export.evaluate.selection import judge, pareto
 from swiftrec.export.schema.comparison import OtherProtocol
 from swiftrec.export.schema.models import TeacherRecord
 from swiftrec.export.schema.quality import Default, Lists, Quality
-from swiftrec.export.schema.record import Exposure, Figure
+from swiftrec.export.schema.record import Exposure, MeanInterval
 from swiftrec.server.models.bundle import Manifest
 from tests.export.records import figures, variant
 from tests.server.support.bundles import tiny_manifest
@@ -35,13 +35,15 @@ def quality() -> Quality:
         cases={"warm": 100, "cold": 20},
         cold_items=3,
         tasks={name: figures(0.1 * shares.get(name, 1.0)) for name in subjects},
-        probes={"teacher": Figure(1, 1, 1)},
+        probes={"teacher": MeanInterval(1, 1, 1)},
         lists={
             n: Lists(task="ids", recall=figures(0.2)["ids"], mrr=figures(0.1)["ids"], exposure=seen) for n in subjects
         },
         targets_by_popularity=[0.1] * 10,
         groups={},
-        other=OtherProtocol(protocol="time", cases=30, ndcg={"EASE": Figure(0.07, 0.05, 0.09)}, remark="Not <honest>."),
+        other=OtherProtocol(
+            protocol="time", cases=30, ndcg={"EASE": MeanInterval(0.07, 0.05, 0.09)}, remark="Not <honest>."
+        ),
         teacher=TeacherRecord(layers=6, hidden=384, megabytes=90.9, texts_per_s_core=100),
         variants=[v.model_copy(update={"on_front": v.name in front}) for v in judged],
         default={device: Default("bert3-int8", "It is the fastest.") for device in ("cpu", "cuda")},

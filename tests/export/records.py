@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from swiftrec.export.schema.comparison import OtherProtocol
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 from swiftrec.export.schema.variant import Variant
 
 OTHER = OtherProtocol(protocol="", cases=0, ndcg={}, remark="Agreement with the checkpoint.")
 TASK_NAMES = ("ids", "text", "query", "noisy", "cold")
 
 
-def figures(mean: float) -> dict[str, Figure]:
-    return {task: Figure(mean, mean - 0.01, mean + 0.01) for task in TASK_NAMES}
+def figures(mean: float) -> dict[str, MeanInterval]:
+    return {task: MeanInterval(mean, mean - 0.01, mean + 0.01) for task in TASK_NAMES}
 
 
 def variant(name: str, speed: float) -> Variant:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from swiftrec.export.blend.words import make_words
 from swiftrec.server.catalogue.blend import QUERIES, Blend, BlendRow, Scoring, Weights
 from swiftrec.server.catalogue.history import NEVER, Names
-from swiftrec.server.catalogue.sparse import Memory, SparseRows
+from swiftrec.server.catalogue.memory import Memory
+from swiftrec.server.catalogue.sparse import SparseRows
 
 
 def write_tables(folder: Path, titles: Sequence[str], texts: Sequence[str] | None = None) -> list[str]:

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 from swiftrec.export.checkpoints.checkpoint import locate
 from swiftrec.export.config import ExportSettings
-from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.dataset import Dataset, DatasetItem
 from swiftrec.export.data.text_variants import Texts, TextVariant, unseen, write_texts
 from swiftrec.export.errors import CheckpointError
 from swiftrec.export.evaluate import reference as reference_module
@@ -38,7 +38,7 @@ from tests.export.checkpoints import HIDDEN, WORDS, save_model, save_sentence_tr
 from tests.export.command import run_export
 from tests.server.support.process import serving
 
-_ITEMS = [Item(f"i{n}", f"{word} lamp", f"{word} lamp, soft", {"kind": [word]}) for n, word in enumerate(WORDS)]
+_ITEMS = [DatasetItem(f"i{n}", f"{word} lamp", f"{word} lamp, soft", {"kind": [word]}) for n, word in enumerate(WORDS)]
 
 
 def adopted(folder: Path, *, preset: str = "smoke") -> tuple[Teacher, torch.Tensor, list[str], Path]:

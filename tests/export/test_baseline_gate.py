@@ -22,7 +22,7 @@ from swiftrec.export.evaluate.cold import Adjusted
 from swiftrec.export.evaluate.comparisons import compare_cold, compare_groups, compare_tasks
 from swiftrec.export.evaluate.context import EvaluationContext
 from swiftrec.export.evaluate.evaluation import ORACLE, Evaluation
-from swiftrec.export.evaluate.metrics import RankedCases, figure
+from swiftrec.export.evaluate.metrics import RankedCases, mean_interval
 from swiftrec.export.evaluate.recommender import EvaluatedRecommender
 from swiftrec.export.evaluate.tasks import make_tasks
 from swiftrec.export.gates import MIN_COLD_CASES
@@ -123,7 +123,7 @@ def made(*flags: str, answers: dict[str, dict[str, RankedCases]] | None = None) 
     ground = SimpleNamespace(
         seed=1,
         tasks=SimpleNamespace(warm=cases, cold=cases),
-        figures=lambda row: {task: figure(ranked.ndcg, 1) for task, ranked in row.items()},
+        figures=lambda row: {task: mean_interval(ranked.ndcg, 1) for task, ranked in row.items()},
         new_items=SimpleNamespace(share=0.1, share_in=lambda _: 0.25),
         frozen_fault="",
         members={},

@@ -20,7 +20,7 @@ from swiftrec.export.blend.queries import QueryWriter
 from swiftrec.export.blend.requests import BlendRequest, RequestGroup, requests_of
 from swiftrec.export.blend.signals import BlendItems, SignalBuilder
 from swiftrec.export.blend.words import make_words
-from swiftrec.export.data.dataset import Item
+from swiftrec.export.data.dataset import DatasetItem
 from swiftrec.export.data.split import Cases
 from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.errors import ExportError
@@ -275,7 +275,9 @@ def test_requests_have_the_events_and_queries_of_their_group() -> None:
 
 
 def test_queries_differ_from_those_of_training() -> None:
-    items = [Item(str(n), f"The Title {n} (1999)", f"text {n}", {"genre": [f"kind{n % 4}", "all"]}) for n in range(12)]
+    items = [
+        DatasetItem(str(n), f"The Title {n} (1999)", f"text {n}", {"genre": [f"kind{n % 4}", "all"]}) for n in range(12)
+    ]
     read = [[item.title for item in items], [f"title {n}" for n in range(12)]]
     known_of = QueryWriter(items, ["film"], 7).write([*range(12)] * 20, Texts(read, []))
     assert not set(known_of) & {text for way in read for text in way}
@@ -285,7 +287,7 @@ def test_queries_differ_from_those_of_training() -> None:
 
 
 def test_query_of_an_item_without_attributes_is_its_title() -> None:
-    (known_of,) = QueryWriter([Item("1", "Alien", "Alien", {})], ["film"], 7).write([0], Texts([["x"]], []))
+    (known_of,) = QueryWriter([DatasetItem("1", "Alien", "Alien", {})], ["film"], 7).write([0], Texts([["x"]], []))
     assert known_of
 
 

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rich.console import Console
 
-from swiftrec.export.arrays import Scores
 from swiftrec.export.data.split import Cases
 from swiftrec.export.data.text_variants import Texts, TextVariant
 from swiftrec.export.data.user_groups import quarters_of
@@ -26,7 +25,7 @@ from swiftrec.export.evaluate.cold import NewItems, adjust, offset_for
 from swiftrec.export.evaluate.comparisons import cold_fault, cold_pairs
 from swiftrec.export.evaluate.context import EvaluationContext, add_popularity
 from swiftrec.export.evaluate.evaluation import Evaluation
-from swiftrec.export.evaluate.metrics import Score, figure, rank
+from swiftrec.export.evaluate.metrics import Score, mean_interval, rank
 from swiftrec.export.evaluate.recommender import EvaluatedRecommender
 from swiftrec.export.gates import COLD_GATE
 from swiftrec.export.gates import QualityThresholds as Gates
@@ -45,6 +44,7 @@ from swiftrec.export.schema.quality import (
 from swiftrec.export.stages import evaluation_context, verify
 from swiftrec.export.stages.baseline_gate import check_teacher
 from swiftrec.export.stages.evaluation_context import load_context
+from swiftrec.server.arrays import Scores
 from swiftrec.server.models.networks import EventKind, UserSequence
 from tests.export.tiny import StoppedJob, dataset, job, run_stages
 
@@ -102,7 +102,7 @@ def test_unadjusted_figures_rise_when_new_items_flood_and_fall_when_hidden() -> 
 
 def test_better_ranking_of_new_items_beats_flooding() -> None:
     knows, floods = adjust(*ranked(0.0, knowledge=2.0), NEW_ITEMS), adjust(*ranked(100.0, knowledge=0.0), NEW_ITEMS)
-    assert figure(knows.cold.ndcg - floods.cold.ndcg, 1).low > 0.1
+    assert mean_interval(knows.cold.ndcg - floods.cold.ndcg, 1).low > 0.1
 
 
 @settings(deadline=None)  # on a busy machine an example takes longer than the library allows
@@ -155,7 +155,7 @@ def judged(subjects: dict[str, tuple[Score, Score]]) -> Evaluation:
         seed=1,
         new_items=NEW_ITEMS,
         tasks=SimpleNamespace(warm=NEW_ITEMS.warm, cold=NEW_ITEMS.cold),
-        figures=lambda row: {task: figure(answers.ndcg, 1) for task, answers in row.items()},
+        figures=lambda row: {task: mean_interval(answers.ndcg, 1) for task, answers in row.items()},
     )
     evaluation = Evaluation(cast(EvaluationContext, ground))
     for name, (ids, cold) in subjects.items():

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from swiftrec.export.arrays import Vectors
 from swiftrec.export.train import cold_start
 from swiftrec.export.train.cold_start import (
     FOLDS,
@@ -23,6 +22,7 @@ from swiftrec.export.train.cold_start import (
     map_cold_items,
     map_cold_items_again,
 )
+from swiftrec.server.arrays import Vectors
 
 _ITEMS, _NEW, _USERS, _WIDTH, _HIDDEN = 600, 150, 300, 8, 24
 

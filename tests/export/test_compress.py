@@ -17,7 +17,6 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from swiftrec.export import gates
-from swiftrec.export.arrays import Vectors
 from swiftrec.export.compress.calibration import Range, split_neurons
 from swiftrec.export.compress.calibration_texts import calibration_texts, joined_texts
 from swiftrec.export.compress.equivalence import alone, invariance, mean_cosine
@@ -34,6 +33,7 @@ from swiftrec.export.models.static import StaticEncoder
 from swiftrec.export.schema.variant import Variant
 from swiftrec.export.stages.onnx import fuse, measure_parity, trace
 from swiftrec.export.stages.quantise import describe
+from swiftrec.server.arrays import Vectors
 from swiftrec.server.models.networks import EncoderModel, ranker_half, sentence_half
 from swiftrec.server.models.session import open_session
 from swiftrec.server.models.tokenizer import Tokenizer

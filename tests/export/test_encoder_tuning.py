@@ -18,7 +18,8 @@ from swiftrec.export.models.encoder import load_tokenizer
 from swiftrec.export.models.teacher import Teacher, TextFeatures
 from swiftrec.export.train.encoder_tuning import EncoderTuner
 from swiftrec.export.train.fgm import worst_perturbation, zero_perturbation
-from swiftrec.export.train.fit import Schedule, copy_weights, fit
+from swiftrec.export.train.fit import copy_weights, fit
+from swiftrec.export.train.optimisers import Schedule
 from swiftrec.export.train.pretrained import split_of
 from swiftrec.export.train.training_data import TrainingData
 from swiftrec.export.train.validation import validate

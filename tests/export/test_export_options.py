@@ -12,8 +12,8 @@ from swiftrec.export.config import ExportSettings
 from swiftrec.export.planted.command import PlantedSettings
 from swiftrec.export.seeds.settings import SeedsSettings
 from swiftrec.export.training_settings import TRAINING
-from swiftrec.server.config import read_settings
 from swiftrec.server.errors import ConfigError
+from swiftrec.server.settings_reader import read_settings
 from tests.conftest import ROOT
 
 _OPTIONS = sorted({*TRAINING, *ExportSettings.model_fields} - {"stage"})

@@ -28,7 +28,7 @@ from swiftrec.export.stages import package
 from swiftrec.export.stages.order import STAGES
 from swiftrec.export.stages.runner import stage_key
 from swiftrec.export.train.refit import best_epoch
-from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.catalogue.memory import Memory
 from swiftrec.server.domain import Request, TextEvent
 from swiftrec.server.models.bundle import load_bundle
 from swiftrec.server.pipeline.engine import EngineOptions

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from swiftrec.export.arrays import Vectors
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.data.text_variants import Texts, TextVariant
 from swiftrec.export.errors import ExportError
@@ -21,6 +20,7 @@ from swiftrec.export.models.teacher_files import load_item_vectors, load_pooled
 from swiftrec.export.stages import finetune
 from swiftrec.export.train.cold_start import FOLDS, ColdVectors, ValidationUsers, map_cold_items
 from swiftrec.export.train.validation import Validation
+from swiftrec.server.arrays import Vectors
 from tests.export.tiny import StoppedJob, dataset, job, run_stages
 
 

@@ -16,7 +16,8 @@ from swiftrec.export.data.split import Cases, Split
 from swiftrec.export.models.ranker import LastUser
 from swiftrec.export.models.teacher import Teacher, TextFeatures
 from swiftrec.export.train.curve import Curve
-from swiftrec.export.train.fit import Bar, ParameterGroup, Resume, Schedule, fit, make_optimisers
+from swiftrec.export.train.fit import ProgressBar, Resume, fit
+from swiftrec.export.train.optimisers import ParameterGroup, Schedule, make_optimisers
 from swiftrec.export.train.validation import Validation, validate
 
 
@@ -51,7 +52,7 @@ class Scripted:
         return Validation(*[self._script[len(self.weights) - 1]] * 2)
 
 
-def bar_of(steps: list[int], stop_at: int = 0) -> Bar:
+def bar_of(steps: list[int], stop_at: int = 0) -> ProgressBar:
     """A bar that notes its total at each step, and interrupts at one of them."""
 
     def step(total: int) -> None:

@@ -14,7 +14,7 @@ import pytest
 from pyarrow import parquet
 
 from swiftrec.export.data import movielens
-from swiftrec.export.data.dataset import Dataset, Item, write_items
+from swiftrec.export.data.dataset import Dataset, DatasetItem, write_items
 from swiftrec.export.data.issues import MAX_SHOWN, Issues
 from swiftrec.export.data.loader import LoadedData, load
 from swiftrec.export.data.profile import in_words
@@ -242,7 +242,7 @@ def test_cell_of_invisible_characters_counts_as_empty(tmp_path: Path, invisible:
     write(tmp_path, "interactions", _EVENTS)
     write(tmp_path, "users", [{"user_id": "u", "age": invisible}, {"user_id": "v", "age": "new"}])
     dataset = collect(tmp_path).dataset
-    assert dataset.items[2] == Item("c", "Gamma", "Gamma", {"genre": ["x"]})
+    assert dataset.items[2] == DatasetItem("c", "Gamma", "Gamma", {"genre": ["x"]})
     assert dataset.users == [{}, {"age": "new"}]
     for name, line in (("items", 3), ("texts", 1)):
         rows = [*_ITEMS, {"item_id": "c", "text": invisible}] if name == "items" else [{"text": invisible}]
@@ -350,7 +350,7 @@ def test_times_are_numbers_dates_or_parquet_times_and_whole_numbers_are_ids(tmp_
 
 
 def test_item_file_round_trips(tmp_path: Path) -> None:
-    items = [Item(str(n), f"title {n}", "\u2028 é 𝄞" * n, {"a": [str(n)]}) for n in range(5)]
+    items = [DatasetItem(str(n), f"title {n}", "\u2028 é 𝄞" * n, {"a": [str(n)]}) for n in range(5)]
     file = write_items(items, tmp_path)
     assert list(file) == items
     assert [file[n] for n in (4, 0, -2)] == [items[4], items[0], items[3]]

@@ -20,9 +20,10 @@ from swiftrec.export.data.order import UNORDERED
 from swiftrec.export.data.popularity import popularity
 from swiftrec.export.data.split import Cases, trainable
 from swiftrec.export.evaluate.cold import NewItems, adjust
-from swiftrec.export.evaluate.metrics import Score, figure
+from swiftrec.export.evaluate.metrics import Score, mean_interval
 from swiftrec.server.catalogue.blend import SIGNALS, Blend, BlendRow, Scoring, ScoringInput, Weights
-from swiftrec.server.catalogue.sparse import DECAY, EVENTS, Entries, Memory
+from swiftrec.server.catalogue.memory import DECAY, EVENTS, Memory
+from swiftrec.server.catalogue.sparse import Entries
 from swiftrec.server.errors import BundleError
 from tests.peak import peak_of
 
@@ -295,5 +296,5 @@ def test_inherited_memory_does_not_harm_cold_items_at_an_equal_share_of_the_list
 
     text_alone = cold(Memory.empty(_SERIES_ITEMS), 1.0)
     with_counts = cold(fit_memory(histories(), _SERIES_ITEMS), 0.5)
-    assert figure(cold(whole(histories()), 0.5) - text_alone, 7).high >= 0
-    assert figure(with_counts - text_alone, 7).high < 0  # control: without the inherited memory
+    assert mean_interval(cold(whole(histories()), 0.5) - text_alone, 7).high >= 0
+    assert mean_interval(with_counts - text_alone, 7).high < 0  # control: without the inherited memory

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.dataset import Dataset, DatasetItem
 from swiftrec.export.data.repeats import Repeats, counted, is_first
 from swiftrec.export.data.split import Cases, Split, split
 from swiftrec.export.errors import DataError, ExportError
@@ -22,7 +22,7 @@ from swiftrec.export.evaluate.metrics import (
     RankedCases,
     best,
     common,
-    figure,
+    mean_interval,
     ndcg,
     overlap,
     random_ndcg,
@@ -77,7 +77,7 @@ def test_best_is_a_stable_sort(values: list[int]) -> None:
 
 def test_interval_holds_the_mean_and_narrows_with_cases() -> None:
     rng = np.random.default_rng(0)
-    few, many = figure(rng.random(50), seed=1), figure(rng.random(5_000), seed=1)
+    few, many = mean_interval(rng.random(50), seed=1), mean_interval(rng.random(5_000), seed=1)
     assert few.low < few.mean < few.high
     assert many.high - many.low < (few.high - few.low) / 5
 
@@ -223,7 +223,7 @@ def test_hits_are_counted_in_the_list_without_excluded_items(made: tuple[Cases, 
 
 
 def dataset(histories: list[list[int]]) -> Dataset:
-    items = [Item(str(n), f"title {n}", f"text {n}", {}) for n in range(12)]
+    items = [DatasetItem(str(n), f"title {n}", f"text {n}", {}) for n in range(12)]
     rows = [np.array(history, dtype=np.int64) for history in histories]
     times = [np.arange(len(row), dtype=np.float64) * 3 + n for n, row in enumerate(rows)]
     ratings = [(row % 5 + 1).astype(np.float64) for row in rows]

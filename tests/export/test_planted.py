@@ -23,10 +23,9 @@ from swiftrec.export.planted.command import FACTS, ceilings
 from swiftrec.export.planted.topics import ADJECTIVES, TOPICS
 from swiftrec.export.planted.true_model import Shares, TrueModel, draw_dataset
 from swiftrec.export.train.cold_start import FOLDS
+from swiftrec.server.arrays import Vectors
 from swiftrec.server.catalogue.blend import Blend, Scoring, ScoringInput, Weights
 from tests.export.tables import names
-
-Vectors = NDArray[np.float32]
 
 ITEMS, USERS = 400, 400
 MIXED, NO_CHAINS, NO_TOPICS = Shares(0.15, 0.75, 0.1), Shares(0.0, 0.75, 0.25), Shares(0.75, 0.0, 0.25)

@@ -15,15 +15,15 @@ from swiftrec.export.promises.command import all_promises, by_time
 from swiftrec.export.schema.comparison import COMPARED, ColdPair, Comparison, OtherProtocol, TeacherComparison
 from swiftrec.export.schema.models import TeacherRecord
 from swiftrec.export.schema.quality import FROZEN, FROZEN_POPULAR, Default, Quality
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 from swiftrec.export.schema.variant import Variant
 from swiftrec.export.seeds.records import of_seed
 from swiftrec.export.stages.order import TEACHER_STAGES
 from swiftrec.export.stages.runner import stage_key
 
 
-def near(mean: float) -> Figure:
-    return Figure(mean, mean - 0.01, mean + 0.01)
+def near(mean: float) -> MeanInterval:
+    return MeanInterval(mean, mean - 0.01, mean + 0.01)
 
 
 def student(
@@ -55,7 +55,7 @@ def distance(
     task: str, high: float, group: str = "", *, mean: float = -0.01, low: float = -0.03, baseline: str = "EASE"
 ) -> Comparison:
     """The default minus a baseline: .01 below by the mean unless said otherwise."""
-    difference = Figure(mean, low, high)
+    difference = MeanInterval(mean, low, high)
     return Comparison(
         task=task, subject="", own=0.1, baseline=baseline, other=0.11, difference=difference, cases=9, group=group
     )
@@ -70,7 +70,7 @@ def named(transitions: float, tags: float, cold: float) -> list[Comparison]:
     ]
 
 
-def shares(first: float, in_ten: float, typos: float) -> dict[str, dict[str, Figure]]:
+def shares(first: float, in_ten: float, typos: float) -> dict[str, dict[str, MeanInterval]]:
     return {
         "title": {"first": near(first), "in ten": near(in_ten)},
         "typos": {"first": near(0.1), "in ten": near(typos)},

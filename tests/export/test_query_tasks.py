@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from swiftrec.export.data.attributes import TAGS, index_attributes, items_with
 from swiftrec.export.data.corruption import mistyped
-from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.dataset import Dataset, DatasetItem
 from swiftrec.export.data.keywords import Keywords, is_for_training, words_of
 from swiftrec.export.data.split import Cases, leave_one_out
 from swiftrec.export.data.templates import EVALUATION, TRAINING, VALIDATION, spoken_title
@@ -42,7 +42,7 @@ def made(*, attributes: bool = True, texts: bool = True, tags: bool = False) -> 
         if tags:
             own[TAGS] = [f"Tag {n % 15}", "winter"]
         words = " ".join(rng.choice(_WORDS, 6, replace=False)) if texts else ""
-        items.append(Item(str(n), title, f"{title}. {words}", own))
+        items.append(DatasetItem(str(n), title, f"{title}. {words}", own))
     histories = [rng.permutation(_ITEMS)[:15].astype(np.int64) for _ in range(_USERS)]
     return Dataset(items, histories, ["story", "tale"], [], "", "")
 
@@ -204,7 +204,9 @@ def test_tag_column_is_queried_and_not_trained_on() -> None:
     for text, item in zip(requests["tags"].texts, requests["tags"].cases.targets.tolist(), strict=True):
         assert text == f"tag {item % 15}"  # "winter" is in every title
     assert not [text for task, query in requests.items() if task != "tags" for text in query.texts if "tag " in text]
-    assert any("tag " in value for value in index_attributes([Item("1", "a", "a", {"other": ["tag 1"]})]))  # control
+    assert any(
+        "tag " in value for value in index_attributes([DatasetItem("1", "a", "a", {"other": ["tag 1"]})])
+    )  # control
 
 
 @pytest.mark.parametrize(
@@ -241,8 +243,11 @@ def test_tasks_are_bounded_and_the_same_for_the_same_seed(
 
 
 def test_keywords_are_rare_but_not_unique() -> None:
-    common = [Item(str(n), "a title", f"a title everywhere pair{'ab'[n % 2]}", {}) for n in range(240)]
-    rare = [Item("x", "a title", "a title everywhere strange", {}), Item("y", "a title", "strange single", {})]
+    common = [DatasetItem(str(n), "a title", f"a title everywhere pair{'ab'[n % 2]}", {}) for n in range(240)]
+    rare = [
+        DatasetItem("x", "a title", "a title everywhere strange", {}),
+        DatasetItem("y", "a title", "strange single", {}),
+    ]
     assert {*Keywords.of([*common, *rare]).counts} == {"strange"}
 
 

@@ -25,7 +25,7 @@ from swiftrec.export.schema.blend import BlendRecord, GroupRecord
 from swiftrec.export.schema.comparison import ColdPair, Comparison
 from swiftrec.export.schema.models import RankerRecord, VocabularySize
 from swiftrec.export.schema.quality import Default, Quality
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 from swiftrec.export.stages.quality_record import read_curves
 from swiftrec.server.models.bundle import Bundle, Manifest
 from swiftrec.server.parts import PARTS
@@ -111,7 +111,7 @@ def test_ranker_and_word_pieces_are_reported(quality: Quality) -> None:
 def test_baselines_not_beaten_are_in_terminal_card_and_html(
     tmp_path: Path, quality: Quality, manifest: Manifest
 ) -> None:
-    def compared(task: str, difference: Figure) -> Comparison:
+    def compared(task: str, difference: MeanInterval) -> Comparison:
         return Comparison(
             task=task,
             subject="bert3-int8",
@@ -122,8 +122,13 @@ def test_baselines_not_beaten_are_in_terminal_card_and_html(
             cases=100,
         )
 
-    lost, equal = compared("ids", Figure(-0.02, -0.03, -0.01)), compared("cold", Figure(-0.001, -0.01, 0.01))
-    changed = quality.model_copy(update={"comparisons": [lost, equal, compared("text", Figure(0.05, 0.01, 0.09))]})
+    lost, equal = (
+        compared("ids", MeanInterval(-0.02, -0.03, -0.01)),
+        compared("cold", MeanInterval(-0.001, -0.01, 0.01)),
+    )
+    changed = quality.model_copy(
+        update={"comparisons": [lost, equal, compared("text", MeanInterval(0.05, 0.01, 0.09))]}
+    )
     lines = [
         "ids: bert3-int8 loses to transitions (NDCG@10 0.1000 and 0.1200, difference -0.0200 [-0.030, -0.010] over the "
         "same 100 cases).",
@@ -149,9 +154,9 @@ def test_baselines_not_beaten_are_in_terminal_card_and_html(
 def test_all_tasks_shares_and_missing_tasks_are_in_terminal_card_and_html(
     tmp_path: Path, quality: Quality, manifest: Manifest
 ) -> None:
-    rows = {name: row | {task: Figure(0.4, 0.3, 0.5) for task in MAKERS} for name, row in quality.tasks.items()}
+    rows = {name: row | {task: MeanInterval(0.4, 0.3, 0.5) for task in MAKERS} for name, row in quality.tasks.items()}
     shares = {
-        name: {task: dict.fromkeys(names, Figure(0.875, 0.825, 0.925)) for task, names in SHARES.items()}
+        name: {task: dict.fromkeys(names, MeanInterval(0.875, 0.825, 0.925)) for task, names in SHARES.items()}
         for name in rows
     }
     absent = {"tags": "the items have no column tags"}
@@ -185,7 +190,7 @@ def _card_of(tmp_path: Path, manifest: Manifest, quality: Quality) -> str:
 
 def test_only_groups_below_popularity_are_in_the_warnings(quality: Quality) -> None:
     def compared(group: str, high: float) -> Comparison:
-        difference = Figure(-0.02, -0.03, high)
+        difference = MeanInterval(-0.02, -0.03, high)
         figures = {"own": 0.04, "other": 0.06, "difference": difference, "cases": 50}
         return Comparison(task="ids", subject="bert3-int8", baseline="popularity", group=group, **figures)
 
@@ -202,7 +207,7 @@ def test_only_groups_below_popularity_are_in_the_warnings(quality: Quality) -> N
 def test_cold_and_ids_are_reported_with_the_share_of_new_items(
     tmp_path: Path, quality: Quality, manifest: Manifest
 ) -> None:
-    element = Figure(0.0149, 0.009, 0.021)
+    element = MeanInterval(0.0149, 0.009, 0.021)
     pair = ColdPair(
         share=0.034,
         cold=element,
@@ -300,7 +305,7 @@ def test_curves_are_read_from_the_stages_that_trained(tmp_path: Path) -> None:
 def test_record_without_interactions_is_shown_as_agreement(
     tmp_path: Path, quality: Quality, manifest: Manifest
 ) -> None:
-    agreement = {"cosine": Figure(0.97, 0.95, 0.98), "overlap": Figure(0.9, 0.8, 0.94)}
+    agreement = {"cosine": MeanInterval(0.97, 0.95, 0.98), "overlap": MeanInterval(0.9, 0.8, 0.94)}
     graph = variant("bert3-int8", 950).model_copy(update={"agreement": agreement, "on_front": True})
     record = judge(graph, {gate: figure.mean for gate, figure in agreement.items()}, allow_lossy=False)
     nothing: dict[str, object] = {

@@ -21,7 +21,7 @@ from swiftrec.export.report.tables import cold_table, group_table, list_table, m
 from swiftrec.export.schema.comparison import ColdPair
 from swiftrec.export.schema.models import VocabularySize
 from swiftrec.export.schema.quality import Example, Quality, UserGroup
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 from swiftrec.server.models.bundle import Manifest
 from tests.export.records import OTHER
 
@@ -79,22 +79,22 @@ def test_empty_parts_are_detected() -> None:
     ("retained", "words"),
     [
         (
-            {"text": Figure(0.9, 0.85, 0.95)},
+            {"text": MeanInterval(0.9, 0.85, 0.95)},
             "90.0% [85.0, 95.0] on text (the lowest) of the teacher's NDCG@10: what is lost on text is more",
         ),
         (
-            {"text": Figure(1, 1, 1), "query": Figure(0.99, 0.97, 1.01)},
+            {"text": MeanInterval(1, 1, 1), "query": MeanInterval(0.99, 0.97, 1.01)},
             "on query (the lowest) of the teacher's NDCG@10: no loss is more than chance.",
         ),
         (
-            {"query": Figure(0.99, 0.97, 1.01), "negation": Figure(0.536, 0.226, 1.051)},
+            {"query": MeanInterval(0.99, 0.97, 1.01), "negation": MeanInterval(0.536, 0.226, 1.051)},
             "53.6% [22.6, 105.1] on negation (the lowest) of the teacher's NDCG@10: on negation there are too few",
         ),
-        ({"ids": Figure(1, 1, 1)}, "What it loses was not measured."),
+        ({"ids": MeanInterval(1, 1, 1)}, "What it loses was not measured."),
     ],
 )
 def test_headline_says_what_is_served_how_fast_and_what_is_lost(
-    quality: Quality, retained: dict[str, Figure], words: str
+    quality: Quality, retained: dict[str, MeanInterval], words: str
 ) -> None:
     changed = [v.model_copy(update={"retained": retained}) if v.name == "bert3-int8" else v for v in quality.variants]
     line = headline(quality.model_copy(update={"variants": changed}))
@@ -136,7 +136,7 @@ def test_main_tables_have_tasks_or_speeds_and_no_blank_rows(quality: Quality) ->
 
 
 def test_shares_new_items_lists_and_groups_come_from_the_same_rows(quality: Quality) -> None:
-    figure = Figure(0.1, 0.09, 0.11)
+    figure = MeanInterval(0.1, 0.09, 0.11)
     pair = ColdPair(share=0.03, cold=figure, ids=figure, own_share=0.1, own_cold=figure, own_ids=figure)
     group = UserGroup(attribute="age", group="7", cases=50, ndcg=figure)
     changed = quality.model_copy(

@@ -15,7 +15,7 @@ from swiftrec.export.job import Job
 from swiftrec.export.report.tables import print_tables
 from swiftrec.export.schema.comparison import ColdPair, Comparison, TeacherComparison
 from swiftrec.export.schema.quality import TEACHER
-from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.record import MeanInterval
 from swiftrec.export.seeds.records import of_seed, recorded_teachers
 from swiftrec.export.seeds.settings import SeedsSettings
 from swiftrec.export.seeds.summary import BEST, DEFAULT, Measured, SeedsSummary
@@ -25,8 +25,8 @@ from tests.export.test_promises import BERT, STATIC, record
 from tests.export.test_stage_teacher import write
 
 
-def near(mean: float) -> Figure:
-    return Figure(mean, mean - 0.01, mean + 0.01)
+def near(mean: float) -> MeanInterval:
+    return MeanInterval(mean, mean - 0.01, mean + 0.01)
 
 
 def compared(task: str, baseline: str, mean: float, *, is_level: bool = False) -> Comparison:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from swiftrec.export.arrays import Vectors
 from swiftrec.export.compress.throughput import TorchTeacher
 from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.evaluate.backends import PooledTexts, plain_encode
@@ -26,6 +25,7 @@ from swiftrec.export.models.sentence_space import (
 )
 from swiftrec.export.models.teacher import load_teacher
 from swiftrec.export.stages.evaluation_context import load_context
+from swiftrec.server.arrays import Vectors
 from tests.export.tiny import StoppedJob, job, run_stages, write_checkpoint
 
 _HIDDEN = 16  # of the tiny checkpoint

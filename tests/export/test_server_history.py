@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from swiftrec.export.arrays import Vectors
 from swiftrec.export.blend.words import make_words
 from swiftrec.export.data.split import Cases
 from swiftrec.export.evaluate import recommender as evaluation
 from swiftrec.export.evaluate.recommender import Retrieval
+from swiftrec.server.arrays import Vectors
 from swiftrec.server.catalogue.blend import Blend, Scoring, Weights
 from swiftrec.server.catalogue.history import History, Names
-from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.catalogue.memory import Memory
 from swiftrec.server.domain import Filter, Request, Strategy, TextEvent
 from swiftrec.server.models.networks import EncoderModel, RankerModel
 from swiftrec.server.pipeline.recommender import Recommender

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.dataset import Dataset, DatasetItem
 from swiftrec.export.data.popularity import interaction_counts, is_trained, popularity
 from swiftrec.export.data.queries import SIMILAR, training_queries
 from swiftrec.export.data.repeats import Repeats
@@ -39,7 +39,7 @@ def dataset() -> Dataset:
     rng = np.random.default_rng(3)
     histories = [rng.permutation(_ITEMS)[:20].astype(np.int64) for _ in range(_USERS)]
     times = [np.sort(rng.uniform(u, u + 60, 20)) for u in range(_USERS)]
-    items = [Item(str(n), f"title {n}", f"text {n}", {}) for n in range(_ITEMS)]
+    items = [DatasetItem(str(n), f"title {n}", f"text {n}", {}) for n in range(_ITEMS)]
     return Dataset(items, histories, ["item"], [], "", "", times)
 
 
@@ -138,7 +138,9 @@ def test_users_with_two_or_three_interactions_are_not_tested() -> None:
     histories = [np.arange(n, dtype=np.int64) + 3 for n in (1, 2, 3, 4, 9)]
     times = [h.astype(np.float64) for h in histories]
     ratings = [(1.0 + h % 5).astype(np.float64) for h in histories]
-    made = Dataset([Item(str(n), "", "", {}) for n in range(12)], histories, [], [], "", "", [*times], [], [*ratings])
+    made = Dataset(
+        [DatasetItem(str(n), "", "", {}) for n in range(12)], histories, [], [], "", "", [*times], [], [*ratings]
+    )
     with pytest.raises(DataError, match="found 1"):
         leave_one_out(replace(made, histories=histories[:4], times=times[:4], ratings=ratings[:4]))
     split = leave_one_out(made, cold_share=0)

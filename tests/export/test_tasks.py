@@ -12,13 +12,14 @@ import pytest
 from numpy.typing import NDArray
 
 from swiftrec.export.data.corruption import corrupt
-from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.dataset import Dataset, DatasetItem
 from swiftrec.export.data.repeats import Repeats
 from swiftrec.export.data.split import COLD_SHARE, Protocol, Split, leave_one_out, split
 from swiftrec.export.data.text_variants import write_texts
 from swiftrec.export.evaluate.context import EvaluationContext
 from swiftrec.export.evaluate.evaluation import other_protocol
-from swiftrec.export.evaluate.recommender import EvaluatedRecommender, RequestVectors
+from swiftrec.export.evaluate.recommender import EvaluatedRecommender
+from swiftrec.export.evaluate.requests import RequestVectors
 from swiftrec.export.evaluate.tasks import TASKS, Tasks, make_tasks
 from swiftrec.server.catalogue.sparse import NO_BOOSTS
 from swiftrec.server.models.networks import UserSequence
@@ -30,7 +31,9 @@ _ITEMS, _USERS = 40, 60
 def dataset() -> Dataset:
     rng = np.random.default_rng(5)
     items = [
-        Item(str(n), f"wonderful story {n}", f"wonderful story {n} of colours", {"colour": [f"colour{n}", "plain"]})
+        DatasetItem(
+            str(n), f"wonderful story {n}", f"wonderful story {n} of colours", {"colour": [f"colour{n}", "plain"]}
+        )
         for n in range(_ITEMS)
     ]
     histories = [rng.permutation(_ITEMS)[:15].astype(np.int64) for _ in range(_USERS)]

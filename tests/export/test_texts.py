@@ -44,7 +44,9 @@ def test_rows_of_text_variants_hold_their_texts() -> None:
         assert words in item.title.lower()
     for variant in TextVariant:
         assert [*every][rows.of(variant)] == [*texts.variants[variant]]
+        assert rows.owners([rows.row(variant, 3), rows.row(variant, 0)]).tolist() == [3, 0]
     assert every[rows.first_phrase] == texts.phrases[0].text
+    assert rows.owners([rows.first_phrase, rows.first_phrase + 2]).tolist() == [rows.items, rows.items + 2]
 
 
 def test_line_files_and_joined_parts_behave_like_lists(tmp_path: Path) -> None:

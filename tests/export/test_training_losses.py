@@ -15,16 +15,15 @@ from swiftrec.export.data.queries import ATTRIBUTE, NEGATION, SIMILAR, Phrase
 from swiftrec.export.data.text_variants import TextRows, TextVariant
 from swiftrec.export.errors import ExportError
 from swiftrec.export.models.teacher import Teacher, TextFeatures
+from swiftrec.export.train.candidates import Candidates, NegativeSampler
 from swiftrec.export.train.ensemble import TeacherEnsemble
 from swiftrec.export.train.fgm import fgm_step
 from swiftrec.export.train.losses import Batch, BatchLoss, sampled_softmax, softmax, squared_error
 from swiftrec.export.train.samplers import (
     ALONE,
     BEHIND,
-    Candidates,
     LoneQueries,
     LoneQuerySampler,
-    NegativeSampler,
     Queries,
     QueryKind,
     QuerySampler,

@@ -13,8 +13,10 @@ from swiftrec.export.blend.names import same_item_threshold
 from swiftrec.export.blend.words import make_words
 from swiftrec.server.catalogue.blend import Blend, BlendRow, Scoring, ScoringInput, Weights
 from swiftrec.server.catalogue.history import NEVER, Names
-from swiftrec.server.catalogue.sparse import Memory, SparseRows
-from swiftrec.server.catalogue.words import Matches, Rows, Words, split_words
+from swiftrec.server.catalogue.memory import Memory
+from swiftrec.server.catalogue.sparse import SparseRows
+from swiftrec.server.catalogue.splitting import split_words
+from swiftrec.server.catalogue.words import Matches, TermMatches, Words
 from swiftrec.server.errors import BundleError
 from tests.peak import peak_of
 
@@ -225,7 +227,7 @@ def test_index_with_a_word_of_more_items_than_the_catalogue_is_refused(words: Wo
 def test_similar_words_are_searched_only_for_the_first_unknown_words_of_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
     words, texts_, near = make_words(_TITLES, _TEXTS), list[str](), Words._near
 
-    def counted(self: Words, word: str) -> Rows:
+    def counted(self: Words, word: str) -> TermMatches:
         texts_.append(word)
         return near(self, word)
 

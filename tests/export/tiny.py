@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from swiftrec.export.config import ExportSettings
-from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.dataset import Dataset, DatasetItem
 from swiftrec.export.data.text_variants import write_texts
 from swiftrec.export.job import Job
 from swiftrec.export.stages.order import STAGES
@@ -30,7 +30,7 @@ def write_checkpoint(folder: Path, layers: int = 3, more: tuple[str, ...] = ()) 
 def dataset(users: int = 12, events: int = 9) -> Dataset:
     """Histories that cycle through the catalogue, so that there is something to learn."""
     items = [
-        Item(str(n), f"{noun} {n}", f"{noun} {n}. {genre}", {"genre": [genre]})
+        DatasetItem(str(n), f"{noun} {n}", f"{noun} {n}. {genre}", {"genre": [genre]})
         for n, (noun, genre) in enumerate((noun, genre) for noun in _NOUNS for genre in _GENRES)
     ]
     histories = [(np.arange(events, dtype=np.int64) + 2 * user) % len(items) for user in range(users)]

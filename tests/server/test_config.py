@@ -10,9 +10,10 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from swiftrec.server.addresses import is_loopback, join_address, listen_problem, parse_host, reachable_host
-from swiftrec.server.config import ServerSettings, read_settings
+from swiftrec.server.config import ServerSettings
 from swiftrec.server.errors import ConfigError
 from swiftrec.server.parts import PARTS
+from swiftrec.server.settings_reader import read_settings
 
 
 class Numbers(BaseSettings):

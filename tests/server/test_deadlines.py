@@ -225,7 +225,7 @@ def test_client_timeout_applies_only_when_below_the_default(
 
 @pytest.mark.parametrize("ask", [inferred, inferred_in_a_stream])
 @pytest.mark.parametrize(
-    ("timeout", "own", "seconds"), [(7.0, 2.0, 2.0), (60.0, 5.0, 5.0), (5.0, 60.0, 5.0), (60.0, 60.0, _DEFAULT_S)]
+    ("timeout", "timeout_s", "seconds"), [(7.0, 2.0, 2.0), (60.0, 5.0, 5.0), (5.0, 60.0, 5.0), (60.0, 60.0, _DEFAULT_S)]
 )
 def test_request_timeout_applies_when_it_is_the_earliest(
     app: App, ends: Ends, ask: Ask, timeout: float, timeout_s: float, seconds: float

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from swiftrec.server.arrays import Positions
 from swiftrec.server.catalogue import exact
 from swiftrec.server.catalogue.catalogue import Catalogue
 from swiftrec.server.catalogue.exact import CandidateSet
 from swiftrec.server.catalogue.filters import AttributeIndex, PostingList
 from swiftrec.server.catalogue.items import ITEMS, ItemTable
-from swiftrec.server.catalogue.sparse import Positions
 from swiftrec.server.domain import AttributeValues, Filter, Item
 from swiftrec.server.errors import BundleError, InvalidRequest
 from tests.server.support.operations import count_array_operations

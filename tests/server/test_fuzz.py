@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from swiftrec.server.app import _SERVICES, App
+from swiftrec.server.app import App
 from swiftrec.server.errors import InvalidRequest, NotFound
 from swiftrec.server.front.outcomes import request_id
 from swiftrec.server.front.security import methods_of
@@ -19,6 +19,7 @@ from swiftrec.server.messages import decode as decode_message
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.services import SERVICES
 from swiftrec.server.status import to_status
 from swiftrec.server.worker import methods
 from tests.peak import resident_peak_of
@@ -131,7 +132,7 @@ def test_stalled_handshakes_do_not_delay_others(tmp_path: Path) -> None:
 
 
 def test_every_method_of_both_protocols_has_a_valid_message() -> None:
-    assert sorted(seeds()) == sorted(methods_of(_SERVICES))
+    assert sorted(seeds()) == sorted(methods_of(SERVICES))
 
 
 def test_mutated_messages_are_answered_or_refused_with_our_messages() -> None:

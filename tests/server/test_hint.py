@@ -16,7 +16,7 @@ import pytest
 from swiftrec.ask import read_token
 from swiftrec.server.config import ServerSettings
 from swiftrec.server.domain import Item
-from swiftrec.server.hint import Example, example, hint, program_as_typed
+from swiftrec.server.hint import AskRequest, example, hint, program_as_typed
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.conftest import ROOT
 from tests.files import put
@@ -157,16 +157,19 @@ def test_command_shows_the_flags_for_client_certificates(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("items", "expected"),
     [
-        ([], Example()),
-        ([Item("tt1", "", "", {}, 1.0)], Example()),
-        ([Item("7", "1984", "", {}, 1.0)], Example(history="7")),
-        ([Item("7", "One\\", "", {"genre": ["x"]}, 1.0)], Example("x", "7")),
-        ([Item("a", "One|Two", "", {"genre": ["x"]}, 1.0)], Example("x")),
-        ([Item("a", "two\nlines", "", {"genre": ["x" * 81, "\u200b", "y"]}, 1.0)], Example("y")),
-        ([Item("a", "Alien", "", {}, 2.0), Item("b", "Heat", "", {"genre": ["Crime"]}, 1.0)], Example("Crime", "Heat")),
+        ([], AskRequest()),
+        ([Item("tt1", "", "", {}, 1.0)], AskRequest()),
+        ([Item("7", "1984", "", {}, 1.0)], AskRequest(history="7")),
+        ([Item("7", "One\\", "", {"genre": ["x"]}, 1.0)], AskRequest("x", "7")),
+        ([Item("a", "One|Two", "", {"genre": ["x"]}, 1.0)], AskRequest("x")),
+        ([Item("a", "two\nlines", "", {"genre": ["x" * 81, "\u200b", "y"]}, 1.0)], AskRequest("y")),
+        (
+            [Item("a", "Alien", "", {}, 2.0), Item("b", "Heat", "", {"genre": ["Crime"]}, 1.0)],
+            AskRequest("Crime", "Heat"),
+        ),
     ],
 )
-def test_example_uses_titles_that_can_be_typed(items: list[Item], expected: Example) -> None:
+def test_example_uses_titles_that_can_be_typed(items: list[Item], expected: AskRequest) -> None:
     assert example(items) == expected
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from swiftrec.benchmarks.catalogue.synthetic import around
 from swiftrec.export.blend.words import make_words
+from swiftrec.server.arrays import Vectors
 from swiftrec.server.catalogue import exact
 from swiftrec.server.catalogue.approximate import ApproximateIndex, nprobe_for
 from swiftrec.server.catalogue.blend import EXTRA_FEATURES, Blend, BlendRow, Scoring, Weights, item_vectors
@@ -22,7 +23,8 @@ from swiftrec.server.catalogue.catalogue import VECTORS, Catalogue, IndexMode
 from swiftrec.server.catalogue.exact import CandidateSet
 from swiftrec.server.catalogue.filters import AttributeIndex
 from swiftrec.server.catalogue.items import ItemTable
-from swiftrec.server.catalogue.sparse import NO_BOOSTS, Boosts, Memory
+from swiftrec.server.catalogue.memory import Memory
+from swiftrec.server.catalogue.sparse import NO_BOOSTS, Boosts
 from swiftrec.server.domain import AttributeValues, Filter, Item
 from swiftrec.server.errors import BundleError
 from swiftrec.server.models.bundle import RANKER, SENTENCES, Bundle
@@ -31,9 +33,6 @@ from swiftrec.server.models.session import open_session
 from swiftrec.server.models.tokenizer import Tokenizer
 from swiftrec.server.pipeline.index_training import index_training_users
 from tests.export import tables
-
-Floats = NDArray[np.float32]
-
 
 _ITEMS, _FEW = 20_000, 700
 
@@ -193,9 +192,9 @@ def test_results_are_complete_without_denied_items_for_every_length(of_items: fl
 class Many:
     """A realistic catalogue, real user vectors that the index was not made for, and the index."""
 
-    vectors: Floats
+    vectors: Vectors
     attributes: AttributeIndex
-    users: Floats
+    users: Vectors
     index: ApproximateIndex
 
     def allowed(self, share: str) -> CandidateSet:
@@ -229,7 +228,7 @@ def many(bundle: Bundle) -> Many:
     encoder = EncoderModel(open_session(bundle.encoder("cpu", None)))
     tokenizer = Tokenizer.load(bundle.folder / "tokenizer.json", facts.max_tokens)
 
-    def encode(texts: list[str]) -> list[Floats]:
+    def encode(texts: list[str]) -> list[Vectors]:
         return encoder.run(tokenizer.encode(texts))
 
     users = index_training_users(ranker, encode, Catalogue(items, ranker_half, sentences), scoring, facts.max_history)

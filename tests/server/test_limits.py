@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2 as triton
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from swiftrec.server.app import App
-from swiftrec.server.config import ServerSettings, read_settings
+from swiftrec.server.config import ServerSettings
 from swiftrec.server.errors import ConfigError
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
@@ -22,6 +22,7 @@ from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.settings_reader import read_settings
 from tests.server.support.http2 import Peer, refused_stream
 from tests.server.support.secure import CHECK, ENCODE, OK, UNAVAILABLE, code, connected, outcome, serving
 from tests.until import LONG, until

@@ -18,6 +18,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, save
 
+from swiftrec.server.arrays import Vector
 from swiftrec.server.batching.scheduler import Limits
 from swiftrec.server.errors import ModelFailed, ProviderError
 from swiftrec.server.models.device import check_providers, choose_providers
@@ -26,9 +27,6 @@ from swiftrec.server.models.session import IoBindingSession, OnnxSession, open_s
 from swiftrec.server.pipeline.model_runner import ModelRunner
 from tests.conftest import ROOT
 from tests.until import LONG
-
-Vector = NDArray[np.float32]
-
 
 BAD, SHORT, NAN, INFINITE = -1, -2, -3, -4
 

@@ -14,17 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from swiftrec.server.arrays import Positions
 from swiftrec.server.catalogue.blend import SIGNALS, Blend, Scoring, ScoringInput, Weights
 from swiftrec.server.catalogue.catalogue import Catalogue
 from swiftrec.server.catalogue.contributions import Contribution, contributions
+from swiftrec.server.catalogue.memory import EVENTS
 from swiftrec.server.catalogue.sparse import (
-    EVENTS,
     NO_BOOSTS,
     SWITCH_OVER,
     Boosts,
     DenseBoosts,
     Entries,
-    Positions,
     SparseRows,
     merged,
     summed,

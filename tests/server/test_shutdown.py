@@ -20,13 +20,14 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from swiftrec.server.app import _SERVICES, App
+from swiftrec.server.app import App
 from swiftrec.server.config import ServerSettings
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.models.session import Session, open_session
 from swiftrec.server.pb.swiftrec.v1 import encoder_pb2 as pb
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
+from swiftrec.server.services import SERVICES
 from tests.conftest import ROOT
 from tests.server.support.gated import Bench, bench, code
 from tests.server.support.process import Server, server_command, serving
@@ -191,7 +192,7 @@ _LONG = 30.0
 _GRACE_MS = 3_000  # open Watch streams last until its end
 
 
-_NAMES = ("", *_SERVICES)
+_NAMES = ("", *SERVICES)
 
 
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING

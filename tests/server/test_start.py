@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from swiftrec.server.catalogue.catalogue import ITEMS
-from swiftrec.server.config import ServerSettings, read_settings
+from swiftrec.server.config import ServerSettings
 from swiftrec.server.errors import BundleError, ConfigError, ProviderError
 from swiftrec.server.models.bundle import Bundle, load_bundle
 from swiftrec.server.models.session import open_session
 from swiftrec.server.parts import TABLES
+from swiftrec.server.settings_reader import read_settings
 from tests.conftest import ROOT
 from tests.files import put
 from tests.server.support import bundles

@@ -18,11 +18,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from swiftrec.server.app import ALL_SERVICES, App
+from swiftrec.server.app import App
 from swiftrec.server.front.front import Front
 from swiftrec.server.front.security import DENIAL, OPEN_METHODS, methods_of
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc
+from swiftrec.server.services import ALL_SERVICES
 from tests.files import put
 from tests.server.support.http2 import Peer
 from tests.server.support.secure import (

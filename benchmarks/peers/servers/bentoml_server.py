@@ -16,17 +16,17 @@ from pathlib import Path
 
 import bentoml
 
-from swiftrec.benchmarks.peers.servers.job import Job, number
+from swiftrec.benchmarks.peers.servers.job import PeerJob, number
 
 _BATCH = number("BATCH")
 
 
 @bentoml.service(workers=1, traffic={"timeout": 60, "concurrency": _BATCH}, logging={"access": {"enabled": False}})
-class Recommend:
+class BentoMLService:
     """{"texts": [...]} in, a list of lists of item ids out."""
 
     def __init__(self) -> None:
-        self._job = Job.from_environment()
+        self._job = PeerJob.from_environment()
 
     @bentoml.api(batchable=True, max_batch_size=_BATCH, max_latency_ms=number("WAIT_MS"))
     def recommend(self, texts: list[str]) -> list[list[str]]:
@@ -37,4 +37,4 @@ class Recommend:
 if __name__ == "__main__":
     program = str(Path(sys.executable).with_name("bentoml"))
     address = ["--host", "127.0.0.1", "--port", str(number("PORT"))]
-    os.execv(program, [program, "serve", "swiftrec.benchmarks.peers.servers.bentoml_server:Recommend", *address])  # noqa: S606
+    os.execv(program, [program, "serve", "swiftrec.benchmarks.peers.servers.bentoml_server:BentoMLService", *address])  # noqa: S606

@@ -27,7 +27,7 @@ from swiftrec.server.models.runtime import onnxruntime
 TOP = 10
 _QUERY = 2  # kind of the ranker's input
 R = TypeVar("R")
-Row = TypeVar("Row", bound=Sized)
+SizedRow = TypeVar("SizedRow", bound=Sized)
 
 
 def number(name: str) -> int:
@@ -35,7 +35,7 @@ def number(name: str) -> int:
     return int(os.environ[f"PEER_{name}"])
 
 
-def split_by_length(rows: Sequence[Row], run: Callable[[list[Row]], Iterable[R]], limit: int) -> list[R]:
+def split_by_length(rows: Sequence[SizedRow], run: Callable[[list[SizedRow]], Iterable[R]], limit: int) -> list[R]:
     """Run rows sorted by length in sub-batches of at most `limit`; results in the order of the rows."""
     order = sorted(range(len(rows)), key=lambda n: len(rows[n]))
     results: dict[int, R] = {}
@@ -51,7 +51,7 @@ def read_ids(folder: Path) -> list[str]:
         return [str(json.loads(line)["id"]) for line in lines]
 
 
-class Job:
+class PeerJob:
     """Tokenizer, encoder, ranker and item vectors; `split` as `PEER_SPLIT`."""
 
     def __init__(self, encoder: Path, ranker: Path, folder: Path, max_tokens: int, split: int) -> None:
@@ -65,7 +65,7 @@ class Job:
         self.answer(["warm up"])
 
     @classmethod
-    def from_environment(cls) -> Job:
+    def from_environment(cls) -> PeerJob:
         """The job that the environment variables describe."""
         encoder, ranker, folder = (Path(os.environ[f"PEER_{name}"]) for name in ("ENCODER", "RANKER", "FOLDER"))
         return cls(encoder, ranker, folder, number("MAX_TOKENS"), number("SPLIT"))

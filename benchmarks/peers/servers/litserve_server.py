@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import litserve
 
-from swiftrec.benchmarks.peers.servers.job import Job, number
+from swiftrec.benchmarks.peers.servers.job import PeerJob, number
 
 
-class Recommend(litserve.LitAPI):
+class LitServeApi(litserve.LitAPI):
     """{"text": ...} in, list of item ids out."""
 
     def setup(self, device: str) -> None:  # noqa: ARG002 (LitServe's signature)
         """Load."""
-        self._job = Job.from_environment()
+        self._job = PeerJob.from_environment()
 
     def decode_request(self, request: dict[str, str]) -> str:
         """The text."""
@@ -33,6 +33,6 @@ class Recommend(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    api = Recommend(max_batch_size=number("BATCH"), batch_timeout=number("WAIT_MS") / 1e3)
+    api = LitServeApi(max_batch_size=number("BATCH"), batch_timeout=number("WAIT_MS") / 1e3)
     server = litserve.LitServer(api, accelerator="cpu", devices=1, workers_per_device=1, fast_queue=True)
     server.run(host="127.0.0.1", port=number("PORT"), num_api_servers=1, generate_client_file=False, log_level="error")

@@ -15,15 +15,15 @@ from mlserver.codecs import StringCodec
 from mlserver.settings import ModelParameters, ModelSettings, Settings
 from mlserver.types import InferenceRequest, InferenceResponse
 
-from swiftrec.benchmarks.peers.servers.job import Job, number
+from swiftrec.benchmarks.peers.servers.job import PeerJob, number
 
 
-class Recommend(MLModel):
+class MLServerModel(MLModel):
     """TEXT [n, 1] in, ITEM_ID [n, 10] out."""
 
     async def load(self) -> bool:
         """Load."""
-        self._job = Job.from_environment()
+        self._job = PeerJob.from_environment()
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
@@ -40,7 +40,7 @@ async def main() -> None:
     server = MLServer(Settings(host="127.0.0.1", debug=False, parallel_workers=0, **ports))
     model = ModelSettings(
         name="recommend",
-        implementation=Recommend,
+        implementation=MLServerModel,
         max_batch_size=number("BATCH"),
         max_batch_time=number("WAIT_MS") / 1e3,
         parameters=ModelParameters(version="1"),

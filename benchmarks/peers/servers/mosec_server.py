@@ -12,14 +12,14 @@ import sys
 
 from mosec import Server, Worker
 
-from swiftrec.benchmarks.peers.servers.job import Job, number
+from swiftrec.benchmarks.peers.servers.job import PeerJob, number
 
 
-class Recommend(Worker):
+class MosecWorker(Worker):
     """{"text": ...} in, list of item ids out; JSON, mosec's default."""
 
     def __init__(self) -> None:
-        self._job = Job.from_environment()
+        self._job = PeerJob.from_environment()
 
     def forward(self, data: list[dict[str, str]]) -> list[list[str]]:
         """Recommend items for a batch of requests."""
@@ -29,5 +29,5 @@ class Recommend(Worker):
 if __name__ == "__main__":
     sys.argv += ["--address", "127.0.0.1", "--port", os.environ["PEER_PORT"], "--timeout", "30000"]
     server = Server()
-    server.append_worker(Recommend, num=1, max_batch_size=number("BATCH"), max_wait_time=number("WAIT_MS"))
+    server.append_worker(MosecWorker, num=1, max_batch_size=number("BATCH"), max_wait_time=number("WAIT_MS"))
     server.run()

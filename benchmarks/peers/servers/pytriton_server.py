@@ -20,13 +20,13 @@ from pytriton.decorators import batch
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
-from swiftrec.benchmarks.peers.servers.job import TOP, Job, number
+from swiftrec.benchmarks.peers.servers.job import TOP, PeerJob, number
 
 
 def main() -> None:
     """Serve until SIGTERM."""
     shutil.copy(Path(__file__).with_name("triton_lock.py"), Path(sysconfig.get_path("purelib")) / "sitecustomize.py")
-    job = Job.from_environment()
+    job = PeerJob.from_environment()
 
     @batch
     def infer(**inputs: NDArray[np.object_]) -> dict[str, NDArray[np.bytes_]]:

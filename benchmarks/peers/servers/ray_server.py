@@ -17,18 +17,18 @@ import ray
 from ray import serve
 from ray.serve.config import gRPCOptions
 
-from swiftrec.benchmarks.peers.servers.job import Job, number
+from swiftrec.benchmarks.peers.servers.job import PeerJob, number
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 
 _SERVICE = "swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc.add_RecommenderServiceServicer_to_server"
 _STORE_BYTES = 100_000_000
 
 
-class Recommender:
+class RayDeployment:
     """Recommend with a query."""
 
     def __init__(self) -> None:
-        self._job = Job.from_environment()
+        self._job = PeerJob.from_environment()
 
     @serve.batch(max_batch_size=number("BATCH"), batch_wait_timeout_s=number("WAIT_MS") / 1e3)
     async def _answer(self, texts: list[str]) -> list[list[str]]:
@@ -50,7 +50,7 @@ if __name__ == "__main__":
         ray_actor_options={"num_cpus": 0},
         logging_config={"enable_access_log": False},
     )
-    serve.run(deployment(Recommender).bind())
+    serve.run(deployment(RayDeployment).bind())
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     serve.shutdown()
     ray.shutdown()

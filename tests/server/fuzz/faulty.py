@@ -6,9 +6,9 @@ import sys
 from typing import NoReturn
 
 from swiftrec.benchmarks import null_server
-from swiftrec.server.config import read_settings
 from swiftrec.server.domain import Request
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.settings_reader import read_settings
 from swiftrec.server.worker import methods
 from swiftrec.server.worker.validate import InputLimits, to_request
 

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from swiftrec.benchmarks import null_server
-from swiftrec.server.config import read_settings
+from swiftrec.server.settings_reader import read_settings
 from swiftrec.server.worker import methods
 
 _KEPT: list[object] = []

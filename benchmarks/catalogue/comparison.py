@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.benchmarks.catalogue.synthetic import KEEP, SHARES
+from swiftrec.server.arrays import Positions, Vector
 from swiftrec.server.catalogue.blend import ScoringInput
 from swiftrec.server.catalogue.catalogue import IndexMode
-from swiftrec.server.catalogue.sparse import AnyBoosts, Positions
+from swiftrec.server.catalogue.sparse import AnyBoosts
 from swiftrec.server.domain import AttributeValues, Filter, ItemEvent, Request
 from swiftrec.server.errors import BundleError
 from swiftrec.server.models.networks import (
@@ -21,7 +22,6 @@ from swiftrec.server.models.networks import (
     EventKind,
     RankerModel,
     UserSequence,
-    Vector,
     ranker_half,
     sentence_half,
 )
@@ -30,8 +30,8 @@ from swiftrec.server.pipeline.index_training import index_training_users
 from swiftrec.server.pipeline.recommender import Recommender
 
 _DEPTH, _TOP = 100, 10  # recall is measured at both; Recommend returns 10 items by default
-Answers = list[tuple[list[str], float]]
-"""For each user the ids that were found, and milliseconds."""
+SearchResults = list[tuple[list[str], float]]
+"""For each user the ids of the best items, and milliseconds."""
 
 _BOTH = "history and query"
 _KINDS = ("history", "query", _BOTH)
@@ -83,7 +83,7 @@ class CatalogueRow:
     whole: dict[str, RequestFigures]
 
 
-class Trial:
+class CatalogueComparison:
     """Compares one size with the base: exact search first, then with the index.
 
     Args:
@@ -91,7 +91,7 @@ class Trial:
         engine: serves the measured catalogue.
         histories: for each of the two the item ids of each user.
         queries: one of each user.
-        repeats: rounds of whole Recommends.
+        repeats: rounds of whole requests.
         exact_below: allowed items up to which a search is exact despite the index.
     """
 
@@ -125,8 +125,8 @@ class Trial:
             BundleError: the catalogue is too small for an index.
         """
         items, rows = len(self._catalogue.items), []
-        truth = self._all_answers(_DEPTH)
-        top = {name: [(ids[:_TOP], duration_ms) for ids, duration_ms in answers] for name, answers in truth.items()}
+        truth = self._search_all(_DEPTH)
+        top = {name: [(ids[:_TOP], duration_ms) for ids, duration_ms in results] for name, results in truth.items()}
         approximate, approximate_top, build_s, index_mb = truth, top, 0.0, 0.0
         for mode in ("exact", "approximate"):
             if mode == "approximate":
@@ -135,38 +135,40 @@ class Trial:
                 if index is None:
                     raise BundleError(f"{items} items are too few for an index: give larger --items")
                 build_s, index_mb = time.monotonic() - started, index.size_bytes / 2**20
-                approximate, approximate_top = self._all_answers(_DEPTH), self._all_answers(_TOP)
+                approximate, approximate_top = self._search_all(_DEPTH), self._search_all(_TOP)
             search = {
-                name: _search(approximate[name], truth[name], _recalls(approximate_top[name], top[name]))
+                name: _search_figures(approximate[name], truth[name], _recalls(approximate_top[name], top[name]))
                 for name in _REQUESTS
             }
             memory_mb = resident_mb() - before_mb
-            rows.append(CatalogueRow(items, mode, load_s, build_s, memory_mb, index_mb, search, self._wholes()))
+            rows.append(CatalogueRow(items, mode, load_s, build_s, memory_mb, index_mb, search, self._time_requests()))
         return rows
 
-    def _all_answers(self, depth: int) -> dict[str, Answers]:
+    def _search_all(self, depth: int) -> dict[str, SearchResults]:
         """The results for each kind of request."""
         return {
-            name: self._answers(self._users[kind], conditions, depth) for name, (kind, conditions) in _REQUESTS.items()
+            name: self._search(self._users[kind], conditions, depth) for name, (kind, conditions) in _REQUESTS.items()
         }
 
-    def _answers(self, users: Sequence[tuple[Vector, AnyBoosts]], conditions: Filter, depth: int) -> Answers:
+    def _search(self, users: Sequence[tuple[Vector, AnyBoosts]], conditions: Filter, depth: int) -> SearchResults:
         """The best ids for each user, and the milliseconds of filter and search."""
-        answers = []
+        results = []
         for user, boosts in (*users[:WARMUP_USERS], *users):
             started = time.perf_counter()
             ranked = self._catalogue.search(user, self._catalogue.resolve_filter(conditions, ()), depth, boosts)
-            answers.append(([item.id for item, _ in ranked], 1e3 * (time.perf_counter() - started)))
-        return answers[WARMUP_USERS:]
+            results.append(([item.id for item, _ in ranked], 1e3 * (time.perf_counter() - started)))
+        return results[WARMUP_USERS:]
 
-    def _wholes(self) -> dict[str, RequestFigures]:
-        return {name: self._whole(*_REQUESTS[name]) for name in (*_KINDS, f"{_BOTH}, 10 %")}
+    def _time_requests(self) -> dict[str, RequestFigures]:
+        return {name: self._request_figures(*_REQUESTS[name]) for name in (*_KINDS, f"{_BOTH}, 10 %")}
 
-    def _whole(self, kind: str, conditions: Filter) -> RequestFigures:
+    def _request_figures(self, kind: str, conditions: Filter) -> RequestFigures:
         rounds = [self._round(kind, conditions) for _ in range(self._repeats)]
-        base, own = (np.concatenate(times) for times in zip(*rounds, strict=True))
-        ratio = [float(np.median(theirs) / np.median(ours)) for ours, theirs in rounds]
-        return RequestFigures(float(np.median(own)), float(np.percentile(own, 99)), float(np.median(base)), ratio)
+        base_ms, large_ms = (np.concatenate(times) for times in zip(*rounds, strict=True))
+        ratio = [float(np.median(large) / np.median(base)) for base, large in rounds]
+        return RequestFigures(
+            float(np.median(large_ms)), float(np.percentile(large_ms, 99)), float(np.median(base_ms)), ratio
+        )
 
     def _round(self, kind: str, conditions: Filter) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Milliseconds of each request, with the base and with the measured catalogue."""
@@ -195,24 +197,24 @@ class Trial:
         """The vector that items are compared with for this history and query, and the boosts that are added."""
         vectors = [self._catalogue.event_vector(position) for position in items.tolist()]
         kinds, sentences = [EventKind.ITEM] * len(vectors), self._catalogue.sentences[items]
-        known = ScoringInput(len(items), items, sentences)
+        scoring_input = ScoringInput(len(items), items, sentences)
         if query:
             vector = self._encode([query])[0]
             vectors.append(ranker_half(vector, self._catalogue.dimensions))
             kinds.append(EventKind.QUERY)
             sentence = sentence_half(vector, self._catalogue.dimensions)
-            known = replace(known, query=query, query_sentence=sentence)
-        user, aim = self._ranker.run([UserSequence(vectors, kinds)])[0], self._scoring.request_terms(known)
-        return aim.at(user), aim.boosts
+            scoring_input = replace(scoring_input, query=query, query_sentence=sentence)
+        user, terms = self._ranker.run([UserSequence(vectors, kinds)])[0], self._scoring.request_terms(scoring_input)
+        return terms.at(user), terms.boosts
 
 
-def _recalls(answers: Answers, truth: Answers) -> list[float]:
+def _recalls(results: SearchResults, truth: SearchResults) -> list[float]:
     """The recall of each user."""
-    return [len({*ids} & {*best}) / max(1, len(best)) for (ids, _), (best, _) in zip(answers, truth, strict=True)]
+    return [len({*ids} & {*best}) / max(1, len(best)) for (ids, _), (best, _) in zip(results, truth, strict=True)]
 
 
-def _search(answers: Answers, truth: Answers, top_recalls: Sequence[float]) -> SearchFigures:
-    recalls, times = _recalls(answers, truth), [duration_ms for _, duration_ms in answers]
+def _search_figures(results: SearchResults, truth: SearchResults, top_recalls: Sequence[float]) -> SearchFigures:
+    recalls, times = _recalls(results, truth), [duration_ms for _, duration_ms in results]
     p50, p99 = np.percentile(times, [50, 99])
     return SearchFigures(float(np.mean(recalls)), float(np.mean(top_recalls)), min(recalls), float(p50), float(p99))
 

@@ -1,25 +1,23 @@
-"""`report.html` of a run: one file that fetches nothing, with charts as inline SVG."""
+"""Charts as SVG text: those of report.html, and README's comparison with other servers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from swiftrec import plots
-from swiftrec.benchmarks.environment import load_warning
-from swiftrec.benchmarks.optional_deps import require_module
-from swiftrec.benchmarks.statistics import STEPS
-from swiftrec.benchmarks.suite import tables
+from swiftrec.benchmarks.peers.targets import BATCH, DOCUMENTED, OURS, SPLIT, UNARY
+from swiftrec.benchmarks.responses import STEPS
 from swiftrec.benchmarks.suite.result import Point, Result
 from swiftrec.benchmarks.suite.results import RawRows
 
-REPORT = "report.html"
-_TEMPLATE = Path(__file__).with_name("report.html.jinja")
 _MAX_LINES, _MAX_LINE_POINTS = 6, 400
+_OUR_MODES = {BATCH: "batches of 32", UNARY: "one request a call"}
+_PEER_MODES = {SPLIT: "batches split by length", DOCUMENTED: DOCUMENTED}
+_OUR_COLOUR, _PEER_COLOUR = 0, 5
 
 
 class Chart(NamedTuple):
@@ -30,64 +28,8 @@ class Chart(NamedTuple):
     svg: str
 
 
-def page(result: Result, raw: RawRows) -> str:
-    """The report.
-
-    Raises:
-        RuntimeError: the extra bench is not installed.
-    """
-    template = require_module("jinja2").Template(_TEMPLATE.read_text(encoding="utf-8"), autoescape=True)
-    rendered: str = template.render(
-        title=tables.title(result),
-        headline=headline(result),
-        slo=slo_line(result),
-        warnings=list(_warnings(result)),
-        charts=[chart for chart in _charts(result, raw) if chart.svg],
-        tables={"Workloads": tables.workloads(result), "Every window": tables.points(result)},
-        lines=[*tables.facts(result), *result.notes],
-        machine={**result.machine, "started": result.started},
-        settings=result.settings,
-    )
-    return rendered
-
-
-def headline(result: Result) -> str:
-    """The run in a sentence or two."""
-    workload = result.workloads.get(result.main)
-    if workload is None:
-        return "No workload was measured to the end of its first round."
-    rate, ratio, p99_ms = (getattr(workload, f).median for f in ("per_s_core", "work_ratio", "p99_ms_at_70"))
-    tail = f" At 70 % load the p99 is {p99_ms:.0f} ms." if math.isfinite(p99_ms) else ""
-    if not math.isfinite(rate):
-        return f"Requests of {result.main} were measured on a running server, without its CPU time.{tail}"
-    share = f", and {ratio:.0%} of that time is the work itself" if math.isfinite(ratio) else ""
-    return f"One core gives {rate:,.0f} recommendations per second of CPU time on {result.main}{share}.{tail}"
-
-
-def slo_line(result: Result) -> str:
-    """What the server keeps within the SLO."""
-    slo_ms = result.settings.get("slo_ms", 0.0)
-    loads = [point for point in result.points if point.workload == result.main and point.loop == "open"]
-    best = max(loads, key=lambda point: point.goodput, default=None)
-    if best is None:
-        return ""
-    bound_ms, bound = result.settings.get("p99_bound_ms", slo_ms), result.bound_per_s
-    within = f"; the p99 stays within {bound_ms:g} ms up to {bound:,.0f}/s" if math.isfinite(bound) and bound else ""
-    return (
-        f"SLO {slo_ms:g} ms: at most {best.goodput:,.0f} recommendations/s arrive within it, "
-        f"with {best.rate:,.0f}/s offered{within}."
-    )
-
-
-def _warnings(result: Result) -> Iterator[str]:
-    if warning := load_warning(result.machine):
-        yield warning
-    yield from (f"not valid: {failure}" for failure in result.failures)
-    if result.is_partial and result.reason:
-        yield result.reason
-
-
-def _charts(result: Result, raw: RawRows) -> Iterator[Chart]:
+def run_charts(result: Result, raw: RawRows) -> Iterator[Chart]:
+    """The charts of report.html; `svg` is empty if there is nothing to draw."""
     main = result.main
     loads = [point for point in result.points if point.workload == main and point.loop == "open"]
     shares = sorted({point.share for point in loads})
@@ -143,3 +85,23 @@ def _batch_sizes(result: Result) -> str:
 
 def _median(loads: list[Point], share: float, field: str) -> float:
     return float(np.median([getattr(point, field) for point in loads if point.share == share]))
+
+
+def throughput(rows: Sequence[dict[str, Any]], variant: str) -> str:
+    """Requests per second on one core with one encoder: this server, and the best mode of each other one.
+
+    Returns:
+        An SVG document; empty if the servers were not compared.
+    """
+    shown = [row for row in rows if row["variant"] == variant and (row["target"] != OURS or row["mode"] in _OUR_MODES)]
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in sorted(shown, key=lambda row: -float(row["requests_per_s"])):
+        best.setdefault((row["target"], row["mode"] if row["target"] == OURS else ""), row)
+    bars = [_bar(row) for row in best.values()]
+    return plots.bars(bars, f"requests per second on one core, {variant}") if bars else ""
+
+
+def _bar(row: dict[str, Any]) -> plots.Bar:
+    low, high = row["spread"]["requests_per_s"]
+    mode, colour = (_OUR_MODES, _OUR_COLOUR) if row["target"] == OURS else (_PEER_MODES, _PEER_COLOUR)
+    return plots.Bar(f"{row['target']}, {mode[row['mode']]}", round(row["requests_per_s"]), low, high, colour)
