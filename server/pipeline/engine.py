@@ -30,8 +30,7 @@ from swiftrec.server.pipeline.index_training import index_training_users
 from swiftrec.server.pipeline.model_runner import Model, ModelRunner
 from swiftrec.server.pipeline.recommend import run
 from swiftrec.server.pipeline.request_state import TextState
-from swiftrec.server.pipeline.stages import Stages
-from swiftrec.server.pipeline.vector_cache import VectorCache
+from swiftrec.server.pipeline.stages import Stages, VectorCache
 from swiftrec.server.telemetry.metrics import BundleRecorder
 
 P = TypeVar("P")

@@ -7,15 +7,42 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from swiftrec.server.arrays import Vector
 from swiftrec.server.batching.cost_model import Rate
 from swiftrec.server.batching.scheduler import Limits, batch_capacity
 from swiftrec.server.catalogue.blend import Scoring
 from swiftrec.server.catalogue.catalogue import Catalogue
 from swiftrec.server.catalogue.history import Names
+from swiftrec.server.catalogue.lru import LruCache
 from swiftrec.server.models.networks import UserSequence
 from swiftrec.server.pipeline.model_runner import ModelRunner
 from swiftrec.server.pipeline.request_state import RequestState, TextState
-from swiftrec.server.pipeline.vector_cache import VectorCache
+
+_ENTRY_BYTES = 360  # overhead of an entry of the cache: the objects and its share of the dictionary
+
+
+class VectorCache:
+    """An LRU cache with a limit in bytes.
+
+    Args:
+        capacity_bytes: 0 turns it off.
+    """
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self._vectors: LruCache[bytes, Vector] = LruCache(capacity_bytes)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all entries."""
+        return self._vectors.size_bytes
+
+    def get(self, key: bytes) -> Vector | None:
+        """The vector, which becomes the most recently used; None if it is not cached."""
+        return self._vectors.get(key)
+
+    def put(self, key: bytes, vector: Vector) -> None:
+        """Store a copy, since a row would keep its whole batch in memory."""
+        self._vectors.put(key, vector.copy(), len(key) + vector.nbytes + _ENTRY_BYTES)
 
 
 class TextTokenizer(Protocol):

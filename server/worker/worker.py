@@ -16,8 +16,7 @@ from swiftrec.server.batching.scheduler import Limits
 from swiftrec.server.errors import DeadlineExceeded, SwiftrecError, internal_error
 from swiftrec.server.pipeline.recommender import Recommender
 from swiftrec.server.ticket import Ticket
-from swiftrec.server.worker.call import Task, WorkerCall
-from swiftrec.server.worker.preparation import PreparationQueue
+from swiftrec.server.worker.call import PreparationQueue, Task, WorkerCall
 
 _log = logging.getLogger(__name__)
 _ITEM_S = 2e-6  # initial estimate for an item of a response

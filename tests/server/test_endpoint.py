@@ -34,7 +34,8 @@ def test_calls_that_arrived_before_the_stop_are_answered(tmp_path: Path) -> None
         ask = channel.unary_unary(_UNARY, None, None)
         ask(_REQUEST, timeout=LONG)
         calls = [ask.future(_REQUEST, timeout=LONG) for _ in range(_CALLS)]
-        until(lambda: app.limiters.calls.in_use > 0)  # the first has come: the others are on the connection
+        counts, limiter = app.metrics.calls, app.limiters.calls
+        until(lambda: counts.count("Encode", "OK") + limiter.in_use > _CALLS)  # all have arrived
         app.stop()
         assert Counter(call.code().name for call in calls) == {"OK": _CALLS}
         until(lambda: app.metrics.calls.count("Encode", "OK") == _CALLS + 1)

@@ -159,7 +159,13 @@ def test_largest_batch_request_does_not_block_other_calls(bundle: Bundle, cache_
         for n in range(256)
     ]
     settings = ServerSettings(
-        bundle=[bundle.folder], port=0, metrics_port=0, sessions=1, cache_mb=cache_mb, _cli_parse_args=[]
+        bundle=[bundle.folder],
+        port=0,
+        metrics_port=0,
+        sessions=1,
+        cache_mb=cache_mb,
+        queue_budget_ms=int(1e3 * LONG),  # no call is rejected because this machine is slow
+        _cli_parse_args=[],
     )
     app = App(settings, open_session=lambda path, *_: SlowRows.of(path, 0.0005))
     app.start()

@@ -29,8 +29,7 @@ from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from swiftrec.server.pipeline.recommend import compose, encode
 from swiftrec.server.pipeline.request_state import RequestState, TextState
-from swiftrec.server.pipeline.stages import Stages
-from swiftrec.server.pipeline.vector_cache import VectorCache
+from swiftrec.server.pipeline.stages import Stages, VectorCache
 from swiftrec.server.ticket import Ticket
 from tests.server.support import small
 from tests.server.support.workers import ENCODE, RECOMMEND, Row, SmallEngine, answer_alone
