@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from swiftrec.benchmarks import formatting
 from swiftrec.benchmarks.optional_deps import collect_until_error
-from swiftrec.benchmarks.server_process import extra_flags, run_load_tool, running_server
+from swiftrec.benchmarks.server_process import extra_flags, run_load_tool, running_server, server_module
 from swiftrec.benchmarks.workload import WORKLOADS, Name, make
 from swiftrec.promise import Promise
 
@@ -133,7 +133,9 @@ def _turn(settings: AgainstSettings, name: Name, seed: int, *, is_ours: bool) ->
     flags += extra_flags(settings.variant, settings.server_flags if is_ours else "", has_cache=kind.repeats)
     common: dict[str, Any] = {"workload": name, "bundle": bundle, "warmup_s": settings.warmup_s}
     requests = settings.requests // kind.entries
-    with running_server(["-m", "swiftrec.server", *flags], folder=None if is_ours else settings.tree) as server:
+    folder = None if is_ours else settings.tree
+    module = "swiftrec.server" if is_ours else server_module(settings.tree)
+    with running_server(["-m", module, *flags], folder=folder) as server:
         full = run_load_tool(
             server,
             in_flight=max(1, settings.in_flight // kind.entries),

@@ -98,6 +98,18 @@ def running_server(
             _end(process)
 
 
+def server_module(tree: Path) -> str:
+    """The module that runs the server of a source tree: `python -m` in the tree runs it.
+
+    Raises:
+        RuntimeError: the folder has no server; then Python would run the installed one.
+    """
+    for module in ("swiftrec.server", "server"):  # the second one until the packages were put into one
+        if (tree / module.replace(".", "/") / "__main__.py").is_file():
+            return module
+    raise RuntimeError(f"{tree}: holds no server: give the folder of a checkout, e.g. made by `git worktree add`")
+
+
 def extra_flags(variant: str | None, given: str, *, has_cache: bool) -> list[str]:
     """Flags of a server to measure: encoder, cache, and `given` (words as in a shell).
 
