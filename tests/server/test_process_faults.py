@@ -140,7 +140,7 @@ _REQUEST = pb.RecommendRequest(query="film")
 @pytest.mark.parametrize("fault", ["hang", "poller"])
 def test_process_exits_with_the_fault_code_when_it_cannot_answer(tmp_path: Path, fault: str) -> None:
     """It does not wait for the drain. A stop without a fault has code 0: `serving` checks that."""
-    flags = ("--port", "0", "--grace-ms", "0", "--hang-timeout-ms", "100", "--drain-ms", str(_HOUR_MS))
+    flags = ("--port", "0", "--grace-ms", "1000", "--hang-timeout-ms", "100", "--drain-ms", str(_HOUR_MS))
     bundle = small.write_bundle(tmp_path / "1")
     with faulty.process(fault, bundle, *flags) as (process, address), grpc.insecure_channel(address) as channel:
         health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=LONG)
